@@ -1,0 +1,81 @@
+"""What the commands share: refusals in one line with exit code 2, and files written whole or not at all.
+
+No method of the paper lives here; model.py says which checkpoints load, mor.py holds the equations.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """What a user can mend. The text is one line: what was got, where, what was wanted, how to mend it."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with defaults in --help and a one-line refusal in place of the usage text."""
+
+    def __init__(self, **kwargs):
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], float]:
+    """An argparse type: an int or float within [low, high]."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            wanted = f"{low} or more" if high == float("inf") else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"got {text!r}, wanted {kind.__name__} {wanted}")
+        return value
+
+    return parse
+
+
+def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> int:
+    """Run a command; return its exit code: 0 done, 2 the user can mend it, 130 interrupted."""
+    try:
+        main(argv)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` on a temporary name beside `path`, then rename: a reader sees the old file or the new one.
+
+    Raises UserError when the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written ({reason}); free space or choose another place") from None
+    finally:
+        with contextlib.suppress(OSError):  # nothing was made, in a folder that is none
+            temporary.unlink(missing_ok=True)
