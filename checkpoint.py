@@ -1,0 +1,299 @@
+"""A Hugging Face checkpoint folder: config.json, generation_config.json and weights in safetensors form.
+
+`ModelConfig` lists the fields of config.json that are honoured, in the spelling of 2024 (rope_scaling) or in
+the newer one (rope_parameters). What would need other code in model.py (another activation or rope kind,
+quantized weights) is refused, and so is a tensor too many, too few or of another shape.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cli import UserError
+
+MODEL_TYPES = ("llama", "phi3", "qwen2", "PanguEmbedded")
+ROPE_TYPES = ("default", "llama3", "longrope")
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the forward pass needs from config.json, under the names used there."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 2048
+    rope_theta: float = 10000.0
+    rope_type: str = "default"
+    partial_rotary_factor: float = 1.0
+    original_max_position_embeddings: int | None = None  # llama3 and longrope
+    rope_factor: float | None = None  # llama3
+    low_freq_factor: float | None = None  # llama3
+    high_freq_factor: float | None = None  # llama3
+    short_factor: tuple[float, ...] | None = None  # longrope, one number per frequency
+    long_factor: tuple[float, ...] | None = None  # longrope
+    attention_factor: float = 1.0  # cos and sin are multiplied by it
+    sliding_window: int | None = None  # a query sees itself and the window - 1 tokens before it
+    first_window_layer: int = 0  # layers before this one see everything
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    tie_word_embeddings: bool | None = None  # None: tied exactly when the checkpoint has no lm_head.weight
+    eos_token_ids: tuple[int, ...] = ()
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many channels of a head are rotated; the others pass unchanged."""
+        return int(self.head_dim * self.partial_rotary_factor)
+
+    def uses_long_factor(self, length: int) -> bool:
+        """Whether a document of this many positions needs longrope's second table."""
+        return self.rope_type == "longrope" and length > self.original_max_position_embeddings
+
+    def window(self, layer: int) -> int | None:
+        return self.sliding_window if layer >= self.first_window_layer else None
+
+    @classmethod
+    def from_file(cls, folder: str | Path) -> "ModelConfig":
+        """Read `config.json`; end tokens of a `generation_config.json` beside it win. Raises UserError."""
+        path, generation = Path(folder) / "config.json", Path(folder) / "generation_config.json"
+        config = cls.from_dict(read_object(path), str(path))
+        if generation.exists():
+            ends = Fields(read_object(generation), str(generation)).token_ids("eos_token_id")
+            config = replace(config, eos_token_ids=ends or config.eos_token_ids)
+        return config
+
+    @classmethod
+    def from_dict(cls, data: dict, where: str = "config.json") -> "ModelConfig":
+        """Check the fields of a parsed config.json. Raises UserError naming the field and `where`."""
+        fields = Fields(data, where)
+        model_type = fields.choice("model_type", MODEL_TYPES)
+        fields.choice("hidden_act", ("silu",), "silu")
+        if data.get("quantization_config") is not None:
+            fields.fail("quantization_config", "set", "weights in float32, bfloat16 or float16")
+        hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+        kv_heads = fields.integer("num_key_value_heads", heads)
+        if heads % kv_heads:
+            fields.fail("num_attention_heads", heads, f"a multiple of num_key_value_heads ({kv_heads})")
+        if data.get("head_dim") is None and hidden % heads:
+            fields.fail("hidden_size", hidden, f"a multiple of num_attention_heads ({heads}), or a head_dim")
+        bias = model_type == "llama" and fields.flag("attention_bias")  # of q, k, v and o
+        if model_type == "PanguEmbedded":
+            bias = fields.flag("bias", ...)
+        config = cls(
+            model_type=model_type,
+            vocab_size=fields.integer("vocab_size", high=2**31),
+            hidden_size=hidden,
+            intermediate_size=fields.integer("intermediate_size"),
+            num_hidden_layers=fields.integer("num_hidden_layers", high=1000),
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=fields.integer("head_dim", hidden // heads),
+            rms_norm_eps=fields.number("rms_norm_eps"),
+            max_position_embeddings=fields.integer("max_position_embeddings", high=2**31),
+            qkv_bias=bias or model_type == "qwen2",
+            o_bias=bias,
+            mlp_bias=model_type == "llama" and fields.flag("mlp_bias"),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", None),
+            eos_token_ids=fields.token_ids("eos_token_id"),
+        )
+        return replace(config, **window_fields(fields, config), **rope_fields(fields, config))
+
+
+def window_fields(fields: "Fields", config: ModelConfig) -> dict:
+    """Which layers see a sliding window: all of phi3, the upper ones of qwen2 if switched on, else none."""
+    if config.model_type == "phi3":
+        return {"sliding_window": fields.integer("sliding_window", None, high=2**31)}
+    if config.model_type != "qwen2" or not fields.flag("use_sliding_window"):
+        return {}
+    first = fields.integer("max_window_layers", low=0)
+    kinds = ["full_attention" if i < first else "sliding_attention" for i in range(config.num_hidden_layers)]
+    if (given := fields.data.get("layer_types")) not in (None, kinds):
+        fields.fail("layer_types", given, f"sliding_attention from max_window_layers ({first}) on")
+    return {"sliding_window": fields.integer("sliding_window", high=2**31), "first_window_layer": first}
+
+
+def rope_fields(fields: "Fields", config: ModelConfig) -> dict:
+    """Rotary settings from `rope_parameters` or `rope_scaling`; what these lack stands at the top level."""
+    name = "rope_parameters" if fields.data.get("rope_parameters") is not None else "rope_scaling"
+    nested = fields.data.get(name) or {}
+    if not isinstance(nested, dict):
+        fields.fail(name, nested, "an object or null")
+    shared = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+    data = {key: fields.data.get(key) for key in shared} | {"rope_type": nested.get("type")}
+    data |= {key: value for key, value in nested.items() if value is not None}
+    if config.model_type == "phi3" and data["rope_type"] in ("su", "yarn"):
+        data["rope_type"] = "longrope"  # the names that early Phi-3 files used for it
+    rope = Fields(data, f"{fields.where}: {name}")
+    found = {
+        "rope_type": rope.choice("rope_type", ROPE_TYPES, "default"),
+        "rope_theta": rope.number("rope_theta", 10000.0),
+        "partial_rotary_factor": rope.number("partial_rotary_factor", 1.0),
+    }
+    rotary_dim = replace(config, **found).rotary_dim
+    if rotary_dim % 2 or not 2 <= rotary_dim <= config.head_dim:
+        fields.fail("head_dim", f"{config.head_dim}, {rotary_dim} of it rotary", "an even rotary part")
+    if found["rope_type"] == "default":
+        return found
+    original = rope.integer("original_max_position_embeddings", low=2, high=2**31)
+    found["original_max_position_embeddings"] = original
+    if found["rope_type"] == "llama3":
+        low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+        if low >= high:
+            rope.fail("low_freq_factor", low, "less than high_freq_factor")
+        found |= {"rope_factor": rope.number("factor"), "low_freq_factor": low, "high_freq_factor": high}
+        return found
+    ratio = rope.number("factor", config.max_position_embeddings / original)
+    scale = math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
+    found["attention_factor"] = rope.number("attention_factor", scale)
+    return found | {key: rope.numbers(key, rotary_dim // 2) for key in ("short_factor", "long_factor")}
+
+
+class Fields:
+    """Typed reading of one JSON object. Null counts as absent; a default of ... makes the field required."""
+
+    def __init__(self, data: dict, where: str):
+        self.data, self.where = data, where
+
+    def fail(self, name: str, got: object, wanted: str):
+        raise UserError(f"{self.where}: {name} is {str(got)[:80]}; wanted {wanted}")
+
+    def get(self, name: str, default, good: Callable[[object], bool], wanted: str):
+        value = self.data.get(name)
+        if value is None and default is not ...:
+            return default
+        if not good(value):
+            self.fail(name, "missing" if value is None else json.dumps(value), wanted)
+        return value
+
+    def integer(self, name: str, default=..., low: int = 1, high: int = 2**20) -> int:
+        wanted = f"a whole number from {low} to {high}"
+        return self.get(name, default, lambda x: type(x) is int and low <= x <= high, wanted)
+
+    def number(self, name: str, default=...) -> float:
+        return float(self.get(name, default, is_positive, "a number above 0"))
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        def good(value) -> bool:
+            return isinstance(value, list) and len(value) == count and all(map(is_positive, value))
+
+        return tuple(map(float, self.get(name, ..., good, f"a list of {count} numbers above 0")))
+
+    def flag(self, name: str, default: bool | None = False) -> bool | None:
+        return self.get(name, default, lambda x: type(x) is bool, "true or false")
+
+    def choice(self, name: str, options: tuple[str, ...], default=...) -> str:
+        return self.get(name, default, lambda x: x in options, "one of " + ", ".join(options))
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        value = [] if self.data.get(name) is None else self.data[name]
+        ids = value if isinstance(value, list) else [value]
+        if not all(type(i) is int and i >= 0 for i in ids):
+            self.fail(name, json.dumps(value), "a token id or a list of token ids")
+        return tuple(ids)
+
+
+def is_positive(value) -> bool:
+    return type(value) in (int, float) and 0 < value < 1e300  # false for NaN, and safe to make a float of
+
+
+def read_object(path: Path) -> dict:
+    """Parse a JSON file that holds one object. Raises UserError."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a model folder with it") from None
+    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8
+        raise UserError(f"{path}: not JSON ({error}); wanted one JSON object") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds a {type(data).__name__}; wanted one JSON object")
+    return data
+
+
+# -------------------- files
+
+
+def checkpoint_folder(path_or_id: str | Path) -> Path:
+    """The folder itself, or the local snapshot of a hub id, fetched if need be. Raises UserError."""
+    text = str(path_or_id)
+    if os.path.isdir(text):
+        return Path(text)
+    if os.path.exists(text) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text, re.ASCII):
+        raise UserError(f"{text}: not a folder; wanted a model folder or a hub id like owner/name")
+    # imported here, because a folder needs neither the client nor the time that its import takes
+    from huggingface_hub import snapshot_download
+
+    files = ["*.json", "model*.safetensors", "tokenizer.model"]
+    try:
+        return Path(snapshot_download(text, allow_patterns=files))
+    except Exception as error:  # no network, no such model, no permission, disk full: no common class
+        reason = " ".join(str(error).split())
+        raise UserError(f"{text}: neither a folder nor to be had from the hub ({reason})") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """A mapped safetensors file. Raises UserError when it is absent, cut short or something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); fetch it again") from None
+
+
+def tensor_files(folder: Path) -> dict[str, str]:
+    """Tensor name -> name of the file that holds it, from the one weight file or from the index of many."""
+    if (folder / WEIGHTS).exists():
+        with opened(folder / WEIGHTS) as file:
+            files = dict.fromkeys(file.keys(), WEIGHTS)
+    elif (folder / INDEX).exists():
+        files = read_object(folder / INDEX).get("weight_map")
+    else:
+        raise UserError(f"{folder}: no {WEIGHTS} and no {INDEX}; wanted weights in safetensors form")
+    if not isinstance(files, dict):
+        raise UserError(f"{folder / INDEX}: weight_map is missing or not an object; wanted tensors and files")
+    for name, file in files.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise UserError(f"{folder / INDEX}: {name} is in {file!r}; wanted the name of a file beside it")
+    # older files hold the rotary frequencies too; model.py computes them
+    return {name: file for name, file in files.items() if not name.endswith("rotary_emb.inv_freq")}
+
+
+def read_tensors(
+    folder: Path, files: dict[str, str], shapes: dict[str, list[int]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Each of `files` in turn, mapped and checked against the `shapes` asked for. Raises UserError."""
+    for name in shapes:
+        if name not in files:
+            raise UserError(f"{folder}: tensor {name} is missing; its config.json asks for it")
+    for name, file in files.items():
+        if name not in shapes:
+            hint = " (is tie_word_embeddings wrong?)" if name == "lm_head.weight" else ""
+            raise UserError(f"{folder / file}: tensor {name} is unexpected; config.json has none{hint}")
+    for name, file in files.items():
+        path = folder / file
+        with opened(path) as stored:  # anew for each: what was read is unmapped, so memory holds one copy
+            if name not in stored.keys():
+                raise UserError(f"{path}: tensor {name} is missing; {INDEX} says it is here")
+            tensor = stored.get_tensor(name)
+        shape, kind = list(tensor.shape), tensor.dtype
+        if shape != shapes[name]:
+            raise UserError(f"{path}: tensor {name} has shape {shape}; config.json asks for {shapes[name]}")
+        if not kind.is_floating_point or kind.itemsize == 1:
+            raise UserError(f"{path}: tensor {name} is stored as {kind}; wanted floats of 16 bits or more")
+        yield name, tensor

@@ -1,0 +1,410 @@
+"""The frozen base model: a decoder-only transformer written out by hand that loads Hugging Face checkpoints.
+
+No method of the paper lives here; mor.py adds it by swapping the `Linear` layers of this file.
+
+    model = Transformer.from_pretrained("folder or hub id owner/name", dtype=torch.bfloat16, device="cuda")
+    logits = model(input_ids, lengths=[n1, n2])  # two packed documents, int64 [n1 + n2] -> [n1 + n2, vocab]
+    tokens = list(generate(model, prompt_ids, max_new_tokens=50, stop_ids=model.config.eos_token_ids))
+
+Model types: llama (3.x), phi3 (3 and 3.5), qwen2 (2.5), PanguEmbedded (openPangu); checkpoint.py reads their
+config and weights. Modules carry the names of the checkpoint, so loading needs no name map and is strict.
+
+Shapes: T tokens of all documents, H query heads, G key/value heads, D channels of a head, d of them rotary.
+There is no batch axis and no padding: documents lie one after another on the token axis, positions restart
+with each, and attention stays inside each.
+
+Role order: when `role_ids` is given, tokens are sorted by role once, so that every linear sees one contiguous
+group of rows per role and `role_sizes` tells how many. Only attention goes back to sequence order.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from checkpoint import ModelConfig, checkpoint_folder, read_tensors, tensor_files
+
+
+class Linear(nn.Linear):
+    """A linear layer that is told the role groups of its rows and does not need them; mor.MoRLinear does."""
+
+    def forward(self, x: Tensor, role_sizes: list[int] | None = None) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
+
+
+# -------------------- rotary positions
+
+
+@lru_cache(maxsize=16)
+def inverse_frequencies(config: ModelConfig, long: bool, device: torch.device) -> Tensor:
+    """Angle per position of each channel pair, float32 [d / 2]; `long` chooses longrope's long table."""
+    exponent = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device=device) / config.rotary_dim
+    if config.rope_type == "longrope":
+        factor = config.long_factor if long else config.short_factor
+        return 1.0 / (torch.tensor(factor, dtype=torch.float32, device=device) * config.rope_theta**exponent)
+    frequency = 1.0 / config.rope_theta**exponent
+    if config.rope_type == "default":
+        return frequency
+    # llama3: what turns more than `high` times within the original length stays, what turns less than `low`
+    # times is slowed down by the factor, and in between it is a blend
+    turns = config.original_max_position_embeddings * frequency / (2 * math.pi)
+    keep = (turns - config.low_freq_factor) / (config.high_freq_factor - config.low_freq_factor)
+    keep = keep.clamp(0, 1)
+    return (1 - keep) * frequency / config.rope_factor + keep * frequency
+
+
+def rotary_tables(
+    config: ModelConfig, positions: Tensor, lengths: list[int], longs: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """cos and sin of each position, float32 [T, d], the first half of sin negated for `rotate`.
+
+    `longs` says for each document whether it takes longrope's long table.
+    """
+    documents = zip(lengths, longs, strict=True)
+    rows = [inverse_frequencies(config, long, positions.device).expand(n, -1) for n, long in documents]
+    angles = positions.float()[:, None] * torch.cat(rows)
+    cos, sin = angles.cos() * config.attention_factor, angles.sin() * config.attention_factor
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn channel i against channel i + d/2, for the first d channels of each head; the others pass.
+
+    x [T, heads, D], cos and sin [T, d]. Rolling by d/2 swaps the halves; the sign of the swap is in `sin`.
+    """
+    size = cos.shape[-1]
+    turning = x[..., :size]
+    turned = turning * cos[:, None] + turning.roll(size // 2, -1) * sin[:, None]
+    return turned if size == x.shape[-1] else torch.cat((turned, x[..., size:]), dim=-1)
+
+
+# -------------------- attention
+
+
+class KVCache:
+    """Rotated keys and values of one sequence, per layer [2, capacity, G, D]; capacity doubles at need.
+
+    For inference: what is stored is cut from the autograd graph.
+    """
+
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ):
+        shape = (2, 0, config.num_key_value_heads, config.head_dim)
+        self.layers = [torch.empty(shape, dtype=dtype, device=device)] * config.num_hidden_layers
+        self.length = 0
+        self.long = False  # which longrope table turned the keys
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens from index `length` on."""
+        self.length = min(self.length, length)
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v [n, G, D] behind the first `length` tokens; return all, [length + n, G, D]."""
+        stored, end = self.layers[layer], self.length + len(k)
+        if end > stored.shape[1]:
+            grown = stored.new_empty(2, max(end, 2 * stored.shape[1], 64), *stored.shape[2:])
+            grown[:, : self.length] = stored[:, : self.length]
+            stored = self.layers[layer] = grown
+        stored[0, self.length : end], stored[1, self.length : end] = k.detach(), v.detach()
+        return stored[0, :end], stored[1, :end]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    """Causal attention in documents of one length. q [B, n, H, D]; k, v [B, s, G, D], s >= n -> [B, n, H, D].
+
+    The queries are the last n of the s tokens. The built-in causal flag lines up the first query with the
+    first key, so it serves only when n = s; with earlier tokens in a cache, or a window, the mask is
+    written out.
+    """
+    n, s = q.shape[1], k.shape[1]
+    windowed = window is not None and s > window
+    mask = None
+    if windowed or 1 < n < s:
+        query, key = torch.arange(s - n, s, device=q.device)[:, None], torch.arange(s, device=q.device)
+        mask = (key <= query) & (key > query - window) if windowed else key <= query
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    causal, grouped = mask is None and n == s, q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+    return out.transpose(1, 2)
+
+
+@dataclass
+class Layout:
+    """How the T rows of one forward pass are arranged; made once, read by every layer."""
+
+    lengths: list[int]  # of the documents, in sequence order
+    cos: Tensor  # [T, d] in sequence order, and so is sin
+    sin: Tensor
+    cache: KVCache | None
+    role_sizes: list[int] | None  # how many rows of role 0, 1, 2 the linears see, in this order
+    order: Tensor | None  # [T] which token stands in each row; None where rows are in sequence order
+    inverse: Tensor | None  # [T] in which row each token stands
+
+
+def role_order(role_ids: Tensor | None, total: int) -> tuple[list[int] | None, Tensor | None, Tensor | None]:
+    """role_sizes, order and inverse of a `Layout`; tokens of a single role stay where they are."""
+    if role_ids is None:
+        return None, None, None
+    assert role_ids.shape == (total,), f"role_ids has shape {list(role_ids.shape)}, wanted [{total}]"
+    sizes = torch.bincount(role_ids, minlength=3).tolist()
+    if max(sizes) == total:
+        return sizes, None, None
+    order = torch.argsort(role_ids, stable=True)
+    return sizes, order, torch.argsort(order)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.layer, self.head_dim, self.window = layer, config.head_dim, config.window(layer)
+        hidden, width = config.hidden_size, config.num_attention_heads * config.head_dim
+        kv_width = config.num_key_value_heads * config.head_dim
+        self.widths = [width, kv_width, kv_width]
+        if config.model_type == "phi3":
+            self.qkv_proj = Linear(hidden, sum(self.widths), bias=config.qkv_bias)
+        else:
+            self.q_proj = Linear(hidden, width, bias=config.qkv_bias)
+            self.k_proj = Linear(hidden, kv_width, bias=config.qkv_bias)
+            self.v_proj = Linear(hidden, kv_width, bias=config.qkv_bias)
+        self.o_proj = Linear(width, hidden, bias=config.o_bias)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        if hasattr(self, "qkv_proj"):
+            parts = self.qkv_proj(x, layout.role_sizes).split(self.widths, dim=-1)
+        else:
+            parts = [proj(x, layout.role_sizes) for proj in (self.q_proj, self.k_proj, self.v_proj)]
+        if layout.order is not None:
+            parts = [part[layout.inverse] for part in parts]
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
+        q, k = rotate(q, layout.cos, layout.sin), rotate(k, layout.cos, layout.sin)
+        out = self.documents(q, k, v, layout).flatten(1)
+        return self.o_proj(out if layout.order is None else out[layout.order], layout.role_sizes)
+
+    def documents(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Attention inside each document. q, k, v [T, heads, D] in sequence order -> [T, H, D]."""
+        if layout.cache is not None:  # one document, whose earlier tokens join k and v
+            k, v = layout.cache.append(self.layer, k, v)
+        if len(set(layout.lengths)) == 1:  # one call for all
+            q, k, v = (x.unflatten(0, (len(layout.lengths), -1)) for x in (q, k, v))
+            return attend(q, k, v, self.window).flatten(0, 1)
+        parts = zip(*(x[None].split(layout.lengths, dim=1) for x in (q, k, v)), strict=True)
+        return torch.cat([attend(*part, self.window) for part in parts], dim=1)[0]
+
+
+# -------------------- the decoder
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size
+        if config.model_type == "phi3":
+            self.gate_up_proj = Linear(hidden, 2 * inner, bias=False)
+        else:
+            self.gate_proj = Linear(hidden, inner, bias=config.mlp_bias)
+            self.up_proj = Linear(hidden, inner, bias=config.mlp_bias)
+        self.down_proj = Linear(inner, hidden, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor, role_sizes: list[int] | None) -> Tensor:
+        if hasattr(self, "gate_up_proj"):
+            gate, up = self.gate_up_proj(x, role_sizes).chunk(2, dim=-1)
+        else:
+            gate, up = self.gate_proj(x, role_sizes), self.up_proj(x, role_sizes)
+        return self.down_proj(F.silu(gate) * up, role_sizes)
+
+
+class Layer(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        # its name notwithstanding, this one feeds the MLP
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), layout)
+        return x + self.mlp(self.post_attention_layernorm(x), layout.role_sizes)
+
+
+class Transformer(nn.Module):
+    """The whole decoder. Build it with `from_pretrained` or `from_config`."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        # from a tensor: drawing its own, on the meta device, would import two seconds' worth of modules
+        embedding = torch.empty(config.vocab_size, config.hidden_size)
+        parts = {
+            "embed_tokens": nn.Embedding.from_pretrained(embedding, freeze=False),
+            "layers": nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers)),
+            "norm": RMSNorm(config.hidden_size, config.rms_norm_eps),
+        }
+        self.model = nn.ModuleDict(parts)  # only a name: checkpoints keep all but the head under `model.`
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.tie()
+
+    def tie(self) -> None:
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        """Logits [T, vocab]; arguments as in `hidden_states`."""
+        return self.lm_head(self.hidden_states(*args, **kwargs))
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        role_ids: Tensor | None = None,
+        lengths: list[int] | None = None,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """States after the final norm, [T, hidden] in sequence order.
+
+        input_ids, role_ids (0, 1, 2) and positions: int64 [T]. `lengths` of the packed documents add up to T
+        (default: one document). Positions count from 0 in each document, or on from the cached tokens. With a
+        cache there is one document, and input_ids are its new tokens.
+        """
+        total, start = len(input_ids), 0 if cache is None else cache.length
+        lengths = [total] if lengths is None else lengths
+        assert input_ids.dim() == 1 and total > 0, f"input_ids has shape {list(input_ids.shape)}, wanted [T]"
+        assert sum(lengths) == total and min(lengths) > 0, f"lengths {lengths} do not split {total} tokens"
+        assert cache is None or len(lengths) == 1, "a cache holds one document"
+        ends = [start + n for n in lengths]
+        if positions is None:
+            positions = torch.cat([torch.arange(start, end, device=input_ids.device) for end in ends])
+        else:
+            ends = [int(part.max()) + 1 for part in positions.split(lengths)]
+        # The reference picks longrope's table once per call, for the largest position of the batch. Here each
+        # document picks its own, so that it gets the same packed as alone.
+        longs = [self.config.uses_long_factor(end) for end in ends]
+        if cache is not None:
+            assert start == 0 or cache.long == longs[0], "longrope changes its table: truncate(0) first"
+            cache.long = longs[0]
+        cos, sin = rotary_tables(self.config, positions, lengths, longs)
+        dtype = self.model.norm.weight.dtype
+        layout = Layout(lengths, cos.to(dtype), sin.to(dtype), cache, *role_order(role_ids, total))
+        x = self.model.embed_tokens(input_ids if layout.order is None else input_ids[layout.order])
+        for layer in self.model.layers:
+            x = layer(x, layout)
+        x = self.model.norm(x)
+        if cache is not None:
+            cache.length += total
+        return x if layout.order is None else x[layout.inverse]
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ModelConfig,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+    ) -> "Transformer":
+        """Random weights: matrices normal with deviation 0.02, biases 0, norms 1."""
+        with torch.device("meta"):
+            model = cls(config)
+        model = model.to(dtype).to_empty(device=device)
+        model.tie()  # to_empty gave the head a tensor of its own
+        generator = torch.Generator(device).manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.dim() == 2:
+                    parameter.normal_(0, 0.02, generator=generator)
+                else:
+                    parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_id: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> "Transformer":
+        """Load a checkpoint folder or a hub id, every tensor once, straight to `dtype` and `device`.
+
+        Raises UserError for a config, a file, a tensor name or a shape that does not fit.
+        """
+        folder = checkpoint_folder(path_or_id)
+        config, files = ModelConfig.from_file(folder), tensor_files(folder)
+        if config.tie_word_embeddings is None:
+            config = replace(config, tie_word_embeddings="lm_head.weight" not in files)
+        with torch.device("meta"):
+            model = cls(config)
+        shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+        tensors = read_tensors(folder, files, shapes)
+        state = {name: tensor.to(device, dtype, copy=True) for name, tensor in tensors}
+        model.load_state_dict(state, strict=False, assign=True)  # not strict: a tied head has no tensor
+        model.tie()
+        return model
+
+
+# -------------------- generation
+
+
+@torch.no_grad()
+def generate(
+    model: Transformer,
+    input_ids: list[int],
+    *,
+    role_ids: list[int] | None = None,
+    role: int | None = None,
+    max_new_tokens: int,
+    stop_ids: Iterable[int] = (),
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+    cache: KVCache | None = None,
+) -> Iterator[int]:
+    """Yield new token ids, a stop id included, then end.
+
+    `input_ids` (and `role_ids`) are the whole sequence; computed is what lies beyond `cache.length`. New
+    tokens get role `role`. The last token yielded is not in the cache yet. Temperature 0 takes the
+    likeliest token.
+    """
+    assert len(input_ids) > 0, "generate needs a token to start from"
+    assert (role_ids is None) == (role is None), "role_ids and role go together"
+    stop_ids = frozenset(stop_ids)
+    weight = model.model.embed_tokens.weight
+    if cache is None:
+        cache = KVCache(model.config, weight.dtype, weight.device)
+    ids, roles = list(input_ids), None if role_ids is None else list(role_ids)
+    cache.truncate(len(ids) - 1)
+    for _ in range(max_new_tokens):
+        if cache.long != model.config.uses_long_factor(len(ids)):
+            cache.truncate(0)  # its keys were turned by the other longrope table
+        start = cache.length
+        new_roles = None if roles is None else torch.tensor(roles[start:], device=weight.device)
+        new_ids = torch.tensor(ids[start:], device=weight.device)
+        hidden = model.hidden_states(new_ids, new_roles, cache=cache)
+        token = pick(model.lm_head(hidden[-1:])[0], temperature, top_p, generator)
+        yield token
+        if token in stop_ids:
+            return
+        ids.append(token)
+        if roles is not None:
+            roles.append(role)
+
+
+def pick(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> int:
+    """Choose a token from logits [vocab]: the likeliest, or a draw from the smallest set of mass `top_p`."""
+    if temperature == 0:
+        return int(logits.argmax())
+    probabilities, tokens = torch.softmax(logits.float() / temperature, dim=-1).sort(descending=True)
+    before = probabilities.cumsum(-1) - probabilities
+    kept = probabilities.masked_fill((before > 0) & (before >= top_p), 0.0)  # the likeliest always stays
+    return int(tokens[torch.multinomial(kept, 1, generator=generator)])
