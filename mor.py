@@ -1,0 +1,385 @@
+"""Mixture-of-Roles: section 3.2 of the MoRAgent paper (ICML 2025), Eqs. 5 to 7 and 10 to 13.
+
+One adapted linear layer with the paper's 5 + 5 + 4 LoRAs. The rows of x, one per token, are grouped by role:
+
+    x  [ reasoner rows | executor rows | summarizer rows ]
+    |          |               |                |          role-aware gate: a rule without parameters;
+    W0     5 LoRAs         5 LoRAs          4 LoRAs        a row meets the LoRAs of its own role only (Eq. 6)
+    |          |               |                |
+    h0 -------(+)-------------(+)--------------(+)---> h   output = base output + delta (Eq. 5)
+
+The LoRAs of one role, seen by one row (Eq. 7); number 0 is shared, 1 to E are routed:
+
+    x -+-> A[0] --> * 1         --> B[0] -+
+       +-> A[1] --> * weight[1] --> B[1] -+-> delta
+       +-> ...                            |
+       +-> A[E] --> * weight[E] --> B[E] -+
+       +-> router -> softmax -> keep the K largest, rescaled to sum 1; the others are 0 -> weight[1..E]
+
+Paper           Here                 Meaning
+u               x                    input of a linear, [T, in]
+W0, h0          base, base(x)        the frozen linear and its output, [T, out]
+A, B            lora_A, lora_B       as in LoRA: A goes in -> rank, B goes rank -> out and starts at zero.
+                                     (The shapes printed in the paper swap the two.) Stored [loras, rank, in]
+                                     and [loras, rank, out]: lora_B[i] is B_i transposed
+d1, d2, d3      in, out, rank
+r, e, s         ROLES                reasoner, executor, summarizer: role ids 0, 1, 2
+E               routed = loras - 1   LoRAs the router chooses from
+Top-K           top_k = active - 1   LoRAs it chooses per token; `active` counts the shared one too
+R, W_R          route, router        token-aware router, one per linear and role, [routed, in]
+f, P            f, P                 share of a role's tokens sent to each LoRA; mean router probability
+L_aux, L_orth   balance_loss, orthogonal_loss
+
+Equations: 5, 6 MoRLinear.forward; 7 add_loras; 10 balance_loss; 11, 12 load_statistics; 13 orthogonal_loss.
+Letters in shapes: T tokens, n tokens of one role, E routed LoRAs, K top_k, N adapted linears.
+Not here: which role a token has (data.py), Eqs. 8 and 9 (train.py), Eqs. 2 to 4 (agent.py).
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from cli import UserError, write_whole
+
+ROLES = ("reasoner", "executor", "summarizer")
+TARGETS = tuple("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj qkv_proj gate_up_proj".split())
+
+
+@dataclass
+class MoRConfig:
+    """What is saved with an adapter; threes are per role. Raises UserError with all faults in one line."""
+
+    rank: int = 16
+    loras: tuple[int, int, int] = (5, 5, 4)  # in total, the shared one included
+    active: tuple[int, int, int] = (4, 4, 3)  # per token, the shared one included
+    targets: tuple[str, ...] = TARGETS  # last parts of names; the default stands for those of it a model has
+    shared_gate: bool = False  # paper silent: the released code gates the shared LoRA, Eq. 7 does not
+    orthogonal: str = "directions"  # or "printed": two readings of Eq. 13, see orthogonal_loss
+
+    def __post_init__(self) -> None:
+        for name in ("loras", "active", "targets"):
+            if isinstance(getattr(self, name), list):  # JSON has no tuples
+                setattr(self, name, tuple(getattr(self, name)))
+        faults = []
+
+        def check(name: str, good: bool, wanted: str) -> None:
+            if not good:
+                faults.append(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
+
+        check("rank", type(self.rank) is int and self.rank >= 1, "a whole number from 1")
+        check("loras", _three(self.loras, 2), "three whole numbers from 2: one shared, the others routed")
+        most = self.loras if _three(self.loras, 2) else (math.inf,) * 3
+        fits = _three(self.active, 1) and all(n <= top for n, top in zip(self.active, most, strict=True))
+        check("active", fits, "three whole numbers from 1 (the shared LoRA alone) to loras (all)")
+        named = isinstance(self.targets, tuple) and self.targets and all(map(_is_target, self.targets))
+        check("targets", named, "names of linears in the blocks without dots, such as q_proj")
+        check("shared_gate", type(self.shared_gate) is bool, "true or false")
+        check("orthogonal", self.orthogonal in ("directions", "printed"), "directions or printed")
+        if faults:
+            raise UserError("; ".join(faults))
+
+
+def _three(value: object, low: int) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(type(n) is int and n >= low for n in value)
+
+
+def _is_target(name: object) -> bool:
+    """lm_head is none: its rows are in sequence order, not grouped by role."""
+    return isinstance(name, str) and name.isidentifier() and name != "lm_head"
+
+
+# ------------------------------------------------------------------------------------- one layer, Eqs. 5 to 7
+
+
+def route(x: Tensor, router: Tensor, top_k: int, shared_gate: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """R of one role: x [n, in] -> gates [n, 1 + E] of all LoRAs, probs [n, E], chosen [n, K] out of E.
+
+    The matmul runs in x's dtype, so that no fp32 copy of x is made and kept for backward; the softmax and
+    what follows run in the router's own dtype, fp32. With shared_gate, row 0 of the router makes the gate.
+    """
+    scores = (x @ router.to(x.dtype).T).to(router.dtype)
+    shared = scores[:, :1].sigmoid() if shared_gate else scores.new_ones(len(x), 1)
+    probs = scores[:, int(shared_gate) :].softmax(dim=1)
+    weights, chosen = probs.topk(top_k, dim=1)
+    weights = weights / weights.sum(dim=1, keepdim=True)  # paper silent: rescaled, as in the released code
+    return torch.cat([shared, torch.zeros_like(probs).scatter(1, chosen, weights)], dim=1), probs, chosen
+
+
+def add_loras(h0: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, gates: Tensor) -> Tensor:
+    """h0 [n, out] plus the LoRAs of one role on x [n, in], LoRA i scaled by gates[:, i], in x's dtype.
+
+    Stacked, all A are one matrix and all B another, so nothing wider than loras * rank is made on the way.
+    Both are cast to x's dtype: with a bf16 base the matmuls are bf16, parameters and gradients stay fp32.
+    """
+    z = x @ lora_A.flatten(0, 1).to(x.dtype).T  # [n, loras * rank]
+    z = z.unflatten(1, lora_A.shape[:2]) * gates.to(x.dtype).unsqueeze(2)  # [n, loras, rank]
+    return torch.addmm(h0, z.flatten(1), lora_B.flatten(0, 1).to(x.dtype))  # Eq. 7
+
+
+def load_statistics(probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """f [E], a constant, and P [E], with gradient, over one role's tokens; zeros when it has none."""
+    tokens = max(len(probs), 1)
+    f = torch.zeros_like(probs).scatter(1, chosen, 1.0).sum(dim=0) / tokens  # Eq. 11
+    P = probs.sum(dim=0) / tokens  # Eq. 12
+    return f, P
+
+
+class MoRLinear(nn.Module):
+    """A frozen linear with the LoRAs of three roles; zeros until reset_parameters or load_adapter.
+
+    A forward in training mode leaves (f, P) of every role in `statistics`, for balance_loss. Activation
+    checkpointing (non-reentrant) runs it again inside backward: that would overwrite them with the same
+    values, but on a graph that keeps what was recomputed alive, so there they are left as they are.
+    """
+
+    def __init__(self, base: nn.Linear, config: MoRConfig):
+        super().__init__()
+        self.base, self.config = base.requires_grad_(False), config
+        self.lora_A, self.lora_B, self.router = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
+        self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
+        for role, loras in zip(ROLES, config.loras, strict=True):
+            self.lora_A[role] = self._parameter(loras, config.rank, base.in_features)
+            self.lora_B[role] = self._parameter(loras, config.rank, base.out_features)
+            self.router[role] = self._parameter(loras - 1 + config.shared_gate, base.in_features)
+
+    def _parameter(self, *shape: int) -> nn.Parameter:
+        return nn.Parameter(torch.zeros(shape, dtype=torch.float32, device=self.base.weight.device))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """A and router uniform within 1/sqrt(in), kaiming_uniform(a=sqrt 5) for each LoRA; B stays zero.
+
+        (nn.init would take rank * in for the fan-in of a stack.) Drawn on the CPU: the same on every device.
+        """
+        bound = 1 / math.sqrt(self.base.in_features)
+        for role in ROLES:
+            for weight in (self.lora_A[role], self.router[role]):
+                if not weight.is_meta:
+                    weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+
+    def forward(self, x: Tensor, role_sizes: list[int] | None = None) -> Tensor:
+        """x [T, in], first role_sizes[0] rows of role 0, then those of 1 and 2 -> [T, out] in x's dtype."""
+        if role_sizes is None:
+            raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
+        # A role without tokens stays in the graph: its gradients are zeros, and DDP waits for every gradient.
+        keep_empty = self.training or torch.is_grad_enabled()
+        outputs = []
+        groups = zip(ROLES, x.split(role_sizes), self.base(x).split(role_sizes), strict=True)  # Eq. 6
+        for (role, u, h0), active in zip(groups, self.config.active, strict=True):
+            if len(u) or keep_empty:
+                gates, probs, chosen = route(u, self.router[role], active - 1, self.config.shared_gate)
+                if self.training and not _in_backward():
+                    self.statistics[role] = load_statistics(probs, chosen)
+                outputs.append(add_loras(h0, u, self.lora_A[role], self.lora_B[role], gates))  # Eq. 5
+        return torch.cat(outputs)
+
+
+def _in_backward() -> bool:
+    """Whether a checkpointed block runs for the second time; torch.utils.checkpoint asks the same way."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+# -------------------------------------------------------------------------------------- losses, Eqs. 10 to 13
+
+
+def balance_loss(model: nn.Module) -> Tensor:
+    """Sum over roles and adapted linears, of the last forward in training mode.
+
+    Each adds top_k when its load is even, and 0 when the role has no token.
+    Paper silent: the statistics are over one micro-batch, and over tokens that are trained or not.
+    """
+    layers, total = mor_layers(model), 0.0
+    for role in ROLES:
+        assert all(layer.statistics for layer in layers), "balance_loss needs a forward in training mode"
+        f = torch.stack([layer.statistics[role][0] for layer in layers])  # [N, E]
+        P = torch.stack([layer.statistics[role][1] for layer in layers])
+        assert P.requires_grad or not torch.is_grad_enabled(), "no gradient: a reentrant checkpoint?"
+        total = total + f.shape[1] * (f * P).sum()  # Eq. 10
+    return total
+
+
+def router_load(model: nn.Module) -> dict[str, Tensor]:
+    """Per role, f of the last forward in training mode, mean over linears: [E], sums to top_k (or to 0)."""
+    layers = mor_layers(model)
+    return {role: torch.stack([layer.statistics[role][0] for layer in layers]).mean(dim=0) for role in ROLES}
+
+
+def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor:
+    """Sum over pairs i < j of a role's routed LoRAs, over roles and adapted linears. It depends on no token.
+
+    With A_i [rank, in], B_i [out, rank], a pair adds ||B_i^T B_j||^2 and, by config.orthogonal, either
+    "directions"  ||A_i A_j^T||^2: zero when the rows of A_i are orthogonal to those of A_j, as the text asks;
+    "printed"     ||A_i^T A_j||^2, a product of shape [in, in]. It equals the inner product of A_i A_i^T and
+                  A_j A_j^T, so it shrinks A without ever separating directions.
+    """
+    layers, total = mor_layers(model), 0.0
+    printed = (config or layers[0].config).orthogonal == "printed"
+    for role in ROLES:
+        A = torch.stack([_gram(layer.lora_A[role][1:]) for layer in layers])  # [N, E, rank, E, rank]
+        B = torch.stack([_gram(layer.lora_B[role][1:]) for layer in layers])
+        pairs = (_inner(A) if printed else _cross(A)) + _cross(B)  # [N, E, E]
+        total = total + pairs.triu(diagonal=1).sum()  # Eq. 13
+    return total
+
+
+def _gram(weight: Tensor) -> Tensor:
+    """[E, rank, d] -> [E, rank, E, rank], whose block (i, j) is weight[i] @ weight[j].T."""
+    rows = weight.flatten(0, 1)
+    return (rows @ rows.T).view(weight.shape[:2] + weight.shape[:2])
+
+
+def _cross(gram: Tensor) -> Tensor:
+    """Squared norms of the blocks (i, j): [N, E, E]."""
+    return gram.square().sum(dim=(2, 4))
+
+
+def _inner(gram: Tensor) -> Tensor:
+    """Inner products of the blocks (i, i) and (j, j): [N, E, E]."""
+    own = gram.diagonal(dim1=1, dim2=3).flatten(1, 2)  # [N, rank * rank, E]
+    return own.mT @ own
+
+
+# ------------------------------------------------------------------------------------ into and out of a model
+
+
+def add_mor(model: nn.Module, config: MoRConfig, seed: int = 0) -> int:
+    """Freeze the model and make its targeted linears MoRLinears; return their number.
+
+    The initial values follow from the seed alone: one generator, linears in the order of their names.
+    Raises UserError as replace_linears does.
+    """
+    layers = replace_linears(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        layer.reset_parameters(generator)
+    return len(layers)
+
+
+def replace_linears(model: nn.Module, config: MoRConfig) -> list[MoRLinear]:
+    """The new layers in the order of their names, LoRAs and routers all zero.
+
+    Raises UserError when nothing matches, or when targets other than the default name an absent linear.
+    """
+    found = {name: module for name, module in sorted(model.named_modules()) if isinstance(module, nn.Linear)}
+    present = {name.rpartition(".")[2] for name in found}
+    missing = [target for target in config.targets if target not in present]
+    if len(missing) == len(config.targets) or (missing and config.targets != TARGETS):
+        known = ", ".join(sorted(present - {"base"})) or "none"
+        raise UserError(f"targets: no linear named {', '.join(missing)}; this model has {known}")
+    model.requires_grad_(False)
+    layers = []
+    for name, module in found.items():
+        parent, _, last = name.rpartition(".")
+        if last in config.targets:
+            layers.append(MoRLinear(module, config).train(module.training))
+            setattr(model.get_submodule(parent), last, layers[-1])
+    return layers
+
+
+def mor_layers(model: nn.Module) -> list[MoRLinear]:
+    layers = [module for module in model.modules() if isinstance(module, MoRLinear)]
+    assert layers, "the model has no MoR layers; call add_mor first"
+    return layers
+
+
+def mor_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """All trained parameters, sorted by the names they have in adapter_model.safetensors."""
+    kinds = {"lora_A", "lora_B", "router"}
+    return {name: p for name, p in sorted(model.named_parameters()) if kinds & set(name.split("."))}
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trained, frozen); a tensor used twice, as tied embeddings are, counts once."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trained, sum(p.numel() for p in model.parameters()) - trained
+
+
+# -------------------------------------------------------------------------------------- adapter save and load
+
+CONFIG, WEIGHTS, VERSION = "adapter_config.json", "adapter_model.safetensors", 1
+BASE_FIELDS = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+BASE_FIELDS += ("num_attention_heads", "num_key_value_heads", "head_dim")  # of the base model's config
+
+
+def save_adapter(model: nn.Module, folder: str | Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, each whole or not at all.
+
+    The weights carry a copy of the config and load_adapter compares the two: a save killed between the files
+    leaves a whole adapter when the config is the same as before, and otherwise a folder that is refused.
+    """
+    text = _config_text(mor_layers(model)[0].config, model)
+    tensors = {name: parameter.detach() for name, parameter in mor_parameters(model).items()}
+    data = save(tensors, metadata={"config": text})  # one entry: more are written in an order that varies
+    write_whole(Path(folder) / WEIGHTS, lambda path: path.write_bytes(data))
+    write_whole(Path(folder) / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> MoRConfig:
+    """Add to a base model the MoR layers of adapter_config.json, filled from adapter_model.safetensors.
+
+    Raises UserError naming the file and its fault: unreadable, not of one save, a field or tensor that is
+    unknown, missing or of another type or shape, an adapter of another base model.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); wanted the folder of an adapter") from None
+    config = _parse_config(saved, model, path)
+    path = Path(folder) / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("config") != _config_text(config, model):
+                raise UserError(f"{path}: not of one save with the {CONFIG} beside it; wanted both of one")
+            replace_linears(model, config)
+            _fill(mor_parameters(model), file, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); wanted a whole safetensors file") from None
+    return config
+
+
+def _base_shape(model: nn.Module) -> dict[str, str | int]:
+    return {name: getattr(model.config, name) for name in BASE_FIELDS}
+
+
+def _config_text(config: MoRConfig, model: nn.Module) -> str:
+    options = asdict(config)
+    options["target_modules"] = options.pop("targets")  # the standard word, in files
+    return json.dumps({"format_version": VERSION, **options, **_base_shape(model)}, indent=2) + "\n"
+
+
+def _parse_config(saved: object, model: nn.Module, path: Path) -> MoRConfig:
+    names = [field.name.replace("targets", "target_modules") for field in fields(MoRConfig)]
+    fixed = {"format_version": VERSION, **_base_shape(model)}
+    if not isinstance(saved, dict):
+        raise UserError(f"{path}: holds a {type(saved).__name__}, wanted an object with {', '.join(names)}")
+    if wrong := sorted(set(saved) ^ {*names, *fixed}):
+        kind = "unknown" if wrong[0] in saved else "missing"
+        raise UserError(f"{path}: {wrong[0]} is {kind}, wanted exactly {', '.join([*fixed, *names])}")
+    for name, wanted in fixed.items():
+        if saved[name] != wanted:
+            owner = "this code" if name == "format_version" else "the base model"
+            raise UserError(f"{path}: {name} is {saved[name]!r}, wanted {wanted!r} as {owner} has")
+    try:
+        return MoRConfig(*(saved[name] for name in names))
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).replace('targets is', 'target_modules is')}") from None
+
+
+@torch.no_grad()
+def _fill(parameters: dict[str, nn.Parameter], file: safe_open, path: Path) -> None:
+    if wrong := sorted(set(parameters) ^ set(file.keys())):
+        kind = "missing" if wrong[0] in parameters else "unknown"
+        raise UserError(f"{path}: tensor {wrong[0]} is {kind}; wanted {len(parameters)} tensors by {CONFIG}")
+    for name, parameter in parameters.items():
+        tensor = file.get_tensor(name)
+        if (tensor.shape, tensor.dtype) != (parameter.shape, parameter.dtype):
+            got, wanted = (f"{t.dtype} {list(t.shape)}" for t in (tensor, parameter))
+            raise UserError(f"{path}: tensor {name} is {got}, wanted {wanted}")
+        parameter.copy_(tensor)

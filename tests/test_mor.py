@@ -1,0 +1,599 @@
+"""mor.py against naive twins that follow the paper symbol by symbol:
+
+naive_layer        Eqs. 5 to 7, one token and one LoRA at a time
+naive_balance      Eqs. 10 to 12, one token at a time
+naive_orthogonal   Eq. 13 with the d x d products written out, one pair at a time
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import mor
+from cli import UserError
+from model import Linear, ModelConfig, Transformer
+from mor import ROLES, MoRConfig, MoRLinear
+
+CONFIGS = Path(__file__).parent / "fixtures" / "configs"
+TINY = dict(model_type="qwen2", vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2)
+TINY |= dict(
+    num_attention_heads=4, num_key_value_heads=2, head_dim=6, qkv_bias=True, tie_word_embeddings=True
+)
+
+SIZES = [[5, 3, 4], [0, 6, 0], [1, 1, 1], [4, 0, 0], [0, 0, 2], [3, 0, 1]]  # rows per role
+SHAPES = [  # loras, active
+    ((5, 5, 4), (4, 4, 3)),  # the paper's
+    ((5, 4, 3), (5, 4, 3)),  # K = E: all
+    ((4, 3, 2), (2, 2, 2)),  # K = 1
+    ((3, 2, 5), (1, 2, 3)),  # K = 0 for the first role: its shared LoRA alone
+]
+
+
+# ------------------------------------------------------------------------------------------------ naive twins
+
+
+def probabilities(u: Tensor, layer: MoRLinear, role: str) -> list[Tensor]:
+    """Softmax(u W_R) over the routed LoRAs of a role, for one token."""
+    rows = layer.router[role][1:] if layer.config.shared_gate else layer.router[role]
+    powers = [torch.exp(u @ row) for row in rows]
+    return [power / sum(powers) for power in powers]
+
+
+def top_k(probs: list[Tensor], layer: MoRLinear, role: str) -> list[int]:
+    k = layer.config.active[ROLES.index(role)] - 1
+    return sorted(range(len(probs)), key=lambda i: -probs[i].item())[:k]
+
+
+def naive_layer(x: Tensor, roles: list[str], layer: MoRLinear) -> Tensor:
+    rows = []
+    for u, role in zip(x, roles, strict=True):
+        A, B = layer.lora_A[role], layer.lora_B[role]
+        probs = probabilities(u, layer, role)
+        chosen = top_k(probs, layer, role)
+        h0 = layer.base.weight @ u + (0 if layer.base.bias is None else layer.base.bias)
+        delta = B[0].T @ (A[0] @ u)
+        if layer.config.shared_gate:
+            delta = delta * torch.sigmoid(u @ layer.router[role][0])
+        for i in chosen:
+            weight = probs[i] / sum(probs[j] for j in chosen)
+            delta = delta + weight * (B[1 + i].T @ (A[1 + i] @ u))
+        rows.append(h0 + delta)
+    return torch.stack(rows)
+
+
+def naive_balance(x: Tensor, roles: list[str], layer: MoRLinear) -> Tensor:
+    total = torch.zeros((), dtype=x.dtype)
+    for role in ROLES:
+        tokens = [u for u, r in zip(x, roles, strict=True) if r == role]
+        E = len(layer.lora_A[role]) - 1
+        for i in range(E):
+            f, P = 0.0, 0.0
+            for u in tokens:
+                probs = probabilities(u, layer, role)
+                f += (i in top_k(probs, layer, role)) / len(tokens)
+                P = P + probs[i] / len(tokens)
+            total = total + E * f * P
+    return total
+
+
+def naive_orthogonal(layers: list[MoRLinear], form: str) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for layer in layers:
+        for role in ROLES:
+            A, B = layer.lora_A[role], [b.T for b in layer.lora_B[role]]  # [rank, in], [out, rank]
+            for i in range(1, len(A)):
+                for j in range(i + 1, len(A)):
+                    a = A[i].T @ A[j] if form == "printed" else A[i] @ A[j].T  # [in, in] or [rank, rank]
+                    total = total + (a**2).sum() + ((B[i].T @ B[j]) ** 2).sum()
+    return total
+
+
+# ---------------------------------------------------------------------------------------------------- helpers
+
+
+def random_layer(config: MoRConfig, dtype=torch.float64, base_dtype=None, size=(12, 10)) -> MoRLinear:
+    """A layer whose B is not zero; the same values in any dtype."""
+    torch.manual_seed(0)
+    base = nn.Linear(*size)
+    layer = MoRLinear(base, config)
+    for parameter in mor.mor_parameters(layer).values():
+        nn.init.normal_(parameter, std=0.5)
+    layer.to(dtype).base.to(base_dtype or dtype)
+    return layer
+
+
+def role_list(sizes: list[int]) -> list[str]:
+    return [role for role, n in zip(ROLES, sizes, strict=True) for _ in range(n)]
+
+
+def gradients(loss: Tensor, x: Tensor, layer: nn.Module) -> dict[str, Tensor]:
+    """Of x and every adapter parameter; zeros where the loss does not depend on it."""
+    wanted = {"x": x} | mor.mor_parameters(layer)
+    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    return {
+        n: torch.zeros_like(t) if g is None else g for (n, t), g in zip(wanted.items(), found, strict=True)
+    }
+
+
+def tiny_model(seed: int = 0, dtype=torch.float32, **changes) -> Transformer:
+    return Transformer.from_config(ModelConfig(**TINY | changes), dtype=dtype, seed=seed)
+
+
+def adapted(seed: int = 0, config: MoRConfig | None = None) -> Transformer:
+    """A tiny model with random, trained-looking adapters."""
+    model = tiny_model()
+    mor.add_mor(model, config or MoRConfig(rank=2), seed)
+    torch.manual_seed(seed)
+    for parameter in mor.mor_parameters(model).values():
+        nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+# ------------------------------------------------------------------------------------------------ Eqs. 5 to 7
+
+
+@pytest.mark.parametrize("shared_gate", [False, True])
+@pytest.mark.parametrize(("loras", "active"), SHAPES)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_layer_equals_the_loop_over_tokens_and_loras(sizes, loras, active, shared_gate):
+    layer = random_layer(MoRConfig(rank=3, loras=loras, active=active, shared_gate=shared_gate))
+    x = torch.randn(sum(sizes), 12, dtype=torch.float64, requires_grad=True)
+    got, wanted = layer(x, sizes), naive_layer(x, role_list(sizes), layer)
+    torch.testing.assert_close(got, wanted)
+    upstream = torch.randn_like(got)
+    torch.testing.assert_close(
+        gradients((got * upstream).sum(), x, layer), gradients((wanted * upstream).sum(), x, layer)
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_roles_that_are_absent_get_gradients_of_exactly_zero(training):
+    """Eq. 6. Zeros, not None: DDP waits for a gradient of every parameter."""
+    layer = random_layer(MoRConfig(rank=3)).train(training)
+    layer(torch.randn(6, 12, dtype=torch.float64), [0, 6, 0]).square().sum().backward()
+    for name, parameter in mor.mor_parameters(layer).items():
+        assert parameter.grad.count_nonzero().item() == 0 or name.endswith("executor"), name
+    for kind in (layer.lora_A, layer.lora_B, layer.router):
+        assert kind["executor"].grad.count_nonzero() > 0
+
+
+def test_without_gradients_absent_roles_change_nothing():
+    layer = random_layer(MoRConfig(rank=3)).eval()
+    x = torch.randn(4, 12, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, [0, 4, 0]), naive_layer(x, ["executor"] * 4, layer))
+
+
+def test_bf16_base_with_fp32_adapters():
+    config = MoRConfig(rank=3, active=(5, 5, 4))  # K = E: rounding cannot change the choice
+    exact, layer = random_layer(config), random_layer(config, torch.float32, torch.bfloat16)
+    x = torch.randn(9, 12, dtype=torch.float64, requires_grad=True)
+    x16 = x.detach().bfloat16().requires_grad_()
+    got, wanted = layer(x16, [4, 2, 3]), exact(x, [4, 2, 3])
+    assert got.dtype == torch.bfloat16
+    assert layer.statistics["executor"][1].dtype == torch.float32  # the softmax
+    torch.testing.assert_close(got.double(), wanted, rtol=0.03, atol=0.1)
+    grads = gradients(got.float().sum(), x16, layer)
+    assert {grads.pop("x").dtype} == {torch.bfloat16}
+    assert {grad.dtype for grad in grads.values()} == {torch.float32}
+    for name, grad in gradients(wanted.sum(), x, exact).items():
+        if name != "x":
+            torch.testing.assert_close(grads[name].double(), grad, rtol=0.05, atol=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", [MoRConfig(rank=4), MoRConfig(rank=4, shared_gate=True)], ids=["", "gate"])
+def test_a_new_adapter_leaves_the_base_model_bit_for_bit(config, dtype):
+    base, model = tiny_model(dtype=dtype), tiny_model(dtype=dtype)
+    assert mor.add_mor(model, config) == 14
+    ids, roles = torch.arange(20) % 61, torch.tensor([0, 0, 1, 2, 2, 1, 0, 0, 2, 2] * 2)
+    for training in (False, True):
+        model.train(training)
+        got = model(ids, role_ids=roles, lengths=[12, 8])
+        assert torch.equal(got, base(ids, role_ids=roles, lengths=[12, 8]))
+        assert got.dtype == dtype
+
+
+def test_a_model_without_role_ids_is_refused():
+    with pytest.raises(UserError, match="role_ids"):
+        adapted()(torch.arange(5))
+
+
+def test_outputs_do_not_depend_on_the_other_roles_of_the_batch():
+    layer = random_layer(MoRConfig(rank=3))
+    x = torch.randn(9, 12, dtype=torch.float64)
+    parts = [layer(x[:4], [4, 0, 0]), layer(x[4:6], [0, 2, 0]), layer(x[6:], [0, 0, 3])]
+    torch.testing.assert_close(layer(x, [4, 2, 3]), torch.cat(parts))
+
+
+# ---------------------------------------------------------------------------------------------- Eqs. 10 to 12
+
+
+@pytest.mark.parametrize("shared_gate", [False, True])
+@pytest.mark.parametrize(("loras", "active"), SHAPES)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_balance_loss_equals_the_loop_over_tokens(sizes, loras, active, shared_gate):
+    layer = random_layer(MoRConfig(rank=3, loras=loras, active=active, shared_gate=shared_gate))
+    x = torch.randn(sum(sizes), 12, dtype=torch.float64, requires_grad=True)
+    layer(x, sizes)
+    got, wanted = mor.balance_loss(layer), naive_balance(x, role_list(sizes), layer)
+    torch.testing.assert_close(got, wanted)
+    if wanted.requires_grad and wanted != 0:
+        torch.testing.assert_close(gradients(got, x, layer), gradients(wanted, x, layer))
+
+
+def test_even_load_gives_k_and_the_load_is_reported():
+    """The scores of token t are those of token 0, rotated by t: every LoRA is chosen equally often."""
+    config = MoRConfig(rank=2)
+    model = nn.ModuleDict({"a": random_layer(config, size=(4, 6)), "b": random_layer(config, size=(4, 5))})
+    for layer in model.values():
+        for role in ROLES:
+            layer.router[role].data.copy_(torch.eye(len(layer.router[role]), 4))
+    first = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+    x = torch.stack(
+        [first.roll(t) for t in range(8)] + [torch.cat([first[:3].roll(t), first[3:]]) for t in range(3)]
+    )
+    for layer in model.values():
+        layer(x, [4, 4, 3])
+    torch.testing.assert_close(mor.balance_loss(model).item(), 2.0 * (3 + 3 + 2))
+    for role, k, routed in zip(ROLES, (3, 3, 2), (4, 4, 3), strict=True):
+        torch.testing.assert_close(mor.router_load(model)[role].tolist(), [k / routed] * routed)
+
+    for layer in model.values():  # one token to the executor, none to the reasoner
+        layer(x[:1], [0, 1, 0])
+    load = mor.router_load(model)
+    assert load["reasoner"].tolist() == [0, 0, 0, 0]
+    assert sorted(load["executor"].tolist()) == [0, 1, 1, 1]
+
+
+def test_statistics_are_those_of_the_last_training_forward():
+    layer = random_layer(MoRConfig(rank=2)).eval()
+    x = torch.randn(5, 12, dtype=torch.float64)
+    layer(x, [5, 0, 0])
+    with pytest.raises(AssertionError, match="training mode"):
+        mor.balance_loss(layer)
+    layer.train()(x, [5, 0, 0])
+    before = mor.balance_loss(layer).item()
+    layer.eval()(x, [0, 5, 0])
+    assert mor.balance_loss(layer).item() == before
+    assert layer.statistics["reasoner"][0].requires_grad is False
+
+
+def test_activation_checkpointing_changes_no_gradient_and_no_statistics():
+    """Kept from the recomputation, P would hold on to the recomputed activations of every block."""
+    model = nn.ModuleList(random_layer(MoRConfig(rank=3), size=(12, 12)) for _ in range(2))
+    x = torch.randn(9, 12, dtype=torch.float64, requires_grad=True)
+
+    def loss(**how) -> Tensor:
+        h = x
+        for layer in model:
+            h = checkpoint(layer, h, [4, 0, 5], **how) if how else layer(h, [4, 0, 5])
+        return h.square().mean() + mor.balance_loss(model)
+
+    wanted = gradients(loss(), x, model)
+    value = loss(use_reentrant=False)
+    statistics = [layer.statistics["reasoner"][1] for layer in model]
+    value.backward()
+    assert all(layer.statistics["reasoner"][1] is P for layer, P in zip(model, statistics, strict=True))
+    for name, parameter in mor.mor_parameters(model).items():
+        assert torch.equal(parameter.grad, wanted[name]), name
+    with pytest.raises(AssertionError, match="reentrant"):
+        loss(use_reentrant=True)
+
+
+def test_layer_compiles_into_one_graph():
+    layer = random_layer(MoRConfig(rank=3))
+    x = torch.randn(9, 12, dtype=torch.float64)
+    wanted = layer(x, [4, 0, 5])
+    balance = mor.balance_loss(layer)
+    layer.statistics = {}
+    torch.testing.assert_close(
+        torch.compile(layer, backend="aot_eager", fullgraph=True)(x, [4, 0, 5]), wanted
+    )
+    torch.testing.assert_close(mor.balance_loss(layer), balance)
+
+
+def test_ddp_goes_on_when_roles_are_absent(tmp_path):
+    """By default DDP refuses the second step when a parameter had no gradient in the first."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        layer = random_layer(MoRConfig(rank=2))
+        parallel = nn.parallel.DistributedDataParallel(layer)
+        for sizes in ([0, 4, 0], [4, 0, 0]):
+            (
+                parallel(torch.randn(4, 12, dtype=torch.float64), sizes).sum() + mor.balance_loss(layer)
+            ).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# ----------------------------------------------------------------------------------------------------- Eq. 13
+
+
+@pytest.mark.parametrize("form", ["directions", "printed"])
+@pytest.mark.parametrize(("loras", "active"), SHAPES)
+def test_orthogonal_loss_equals_the_products_of_full_size(form, loras, active):
+    config = MoRConfig(rank=3, loras=loras, active=active, orthogonal=form)
+    layers = nn.ModuleList([random_layer(config), random_layer(config, size=(5, 8)), random_layer(config)])
+    x = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    got, wanted = mor.orthogonal_loss(layers), naive_orthogonal(list(layers), form)
+    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(gradients(got, x, layers), gradients(wanted, x, layers))
+    assert torch.equal(got, mor.orthogonal_loss(layers, config))
+
+
+def test_only_the_directions_reading_is_zero_for_orthogonal_rows():
+    layer = random_layer(MoRConfig(rank=3, orthogonal="directions"))
+    for role in ROLES:
+        layer.lora_B[role].data.zero_()
+        layer.lora_A[role].data[1:] = torch.eye(12)[: 3 * (len(layer.lora_A[role]) - 1)].unflatten(0, (-1, 3))
+    assert mor.orthogonal_loss(layer) == 0
+    assert mor.orthogonal_loss(layer, MoRConfig(orthogonal="printed")) == 3 * (6 + 6 + 3)  # rank, pairs
+
+
+# --------------------------------------------------------------------------------- injection, start, counting
+
+
+def test_initial_values_follow_from_the_seed_and_the_names_alone():
+    state = torch.get_rng_state()
+    first, again, other = (tiny_model() for _ in range(3))
+    mor.add_mor(first, MoRConfig(), seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    mor.add_mor(again, MoRConfig(), seed=3)
+    mor.add_mor(other, MoRConfig(), seed=4)
+    first, again, other = map(mor.mor_parameters, (first, again, other))
+    assert list(first) == sorted(first)
+    for name, parameter in first.items():
+        assert torch.equal(parameter, again[name])
+        assert torch.equal(parameter, other[name]) == (".lora_B." in name)
+        if ".lora_B." in name:
+            assert not parameter.any()
+        else:  # uniform within 1 / sqrt(in)
+            bound = parameter.shape[-1] ** -0.5
+            assert 0.9 * bound < parameter.abs().max() <= bound
+            assert abs(parameter.mean()) < 0.3 * bound
+
+    forward, backward = (
+        nn.ModuleDict({n: Linear(4, 4) for n in names})
+        for names in (("q_proj", "k_proj"), ("k_proj", "q_proj"))
+    )
+    mor.add_mor(forward, MoRConfig()), mor.add_mor(backward, MoRConfig())
+    for name, parameter in mor.mor_parameters(forward).items():
+        assert torch.equal(parameter, mor.mor_parameters(backward)[name])
+
+
+def test_the_base_is_frozen_and_everything_else_trained():
+    model = tiny_model().eval()
+    frozen = sum(p.numel() for p in model.parameters())
+    mor.add_mor(model, MoRConfig(rank=2))
+    trained = mor.mor_parameters(model)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == set(trained)
+    assert all(p.dtype == torch.float32 for p in trained.values())
+    assert not any(module.training for module in model.modules())
+    assert mor.count_parameters(model) == (sum(p.numel() for p in trained.values()), frozen)
+
+
+def test_targets_choose_linears_by_the_last_part_of_their_name():
+    model = tiny_model()
+    assert mor.add_mor(model, MoRConfig(targets=("q_proj", "down_proj"))) == 4
+    found = {name for name, module in model.named_modules() if isinstance(module, MoRLinear)}
+    assert found == {f"model.layers.{i}.{n}" for i in (0, 1) for n in ("self_attn.q_proj", "mlp.down_proj")}
+
+    other = nn.ModuleDict({"q_proj_extra": nn.Linear(2, 2), "k_proj": nn.ReLU(), "lm_head": nn.Linear(2, 2)})
+    with pytest.raises(UserError, match="no linear named q_proj.*lm_head, q_proj_extra"):
+        mor.add_mor(other, MoRConfig())
+    with pytest.raises(UserError, match="no linear named qkv_proj"):  # asked for by name, absent
+        mor.add_mor(tiny_model(), MoRConfig(targets=("q_proj", "qkv_proj")))
+    with pytest.raises(UserError, match="no linear named"):  # a second time
+        mor.add_mor(model, MoRConfig(targets=("q_proj",)))
+
+
+COUNTS = [  # base model, its size, LoRAs in total, trained without and with shared_gate, paper (None: missed)
+    ("Llama-3.2-1B-Instruct", "1.24", (5, 5, 4), 161_415_168, 162_398_208, "0.16"),
+    ("Phi-3.5-mini-instruct", "3.82", (5, 5, 4), 358_449_152, 360_120_320, "0.36"),
+    ("Qwen2.5-Coder-1.5B", "1.54", (5, 5, 4), 264_104_960, 265_631_744, None),  # printed 0.27
+    ("openPangu-Embedded-1B", "1.16", (5, 5, 4), 201_197_568, 202_395_648, "0.20"),
+    ("Llama-3.2-1B-Instruct", "1.24", (4, 4, 3), 126_615_552, 127_598_592, "0.13"),  # Table 5
+    ("Llama-3.2-1B-Instruct", "1.24", (6, 6, 5), 196_214_784, 197_197_824, None),  # printed 0.19
+    ("Llama-3.2-1B-Instruct", "1.24", (7, 7, 6), 231_014_400, 231_997_440, "0.23"),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "loras", "without", "with_gate", "paper"), COUNTS)
+def test_parameter_counts_of_the_paper(name, size, loras, without, with_gate, paper):
+    for shared_gate, wanted in ((False, without), (True, with_gate)):
+        with torch.device("meta"):
+            model = Transformer(ModelConfig.from_file(CONFIGS / name))
+        config = MoRConfig(loras=loras, active=tuple(n - 1 for n in loras), shared_gate=shared_gate)
+        mor.add_mor(model, config)
+        trained, frozen = mor.count_parameters(model)
+        assert trained == wanted
+        assert f"{frozen / 1e9:.2f}" == size
+        assert paper is None or f"{trained / 1e9:.2f}" == paper
+
+
+# ---------------------------------------------------------------------------------------------- save and load
+
+
+@pytest.mark.parametrize("options", [{}, dict(shared_gate=True, orthogonal="printed", targets=("o_proj",))])
+def test_saved_and_loaded_is_the_same_bit_for_bit(tmp_path, options):
+    model, ids, roles = adapted(config=MoRConfig(rank=2, **options)), torch.arange(9), torch.arange(9) % 3
+    mor.save_adapter(model, tmp_path / "new" / "adapter")
+    again = tiny_model()
+    config = mor.load_adapter(again, tmp_path / "new" / "adapter")
+    assert config == MoRConfig(rank=2, **options)
+    assert torch.equal(model(ids, role_ids=roles), again(ids, role_ids=roles))
+    for name, parameter in mor.mor_parameters(model).items():
+        assert torch.equal(parameter, mor.mor_parameters(again)[name])
+        assert mor.mor_parameters(again)[name].requires_grad
+    assert not again.model.embed_tokens.weight.requires_grad
+    mor.save_adapter(again, tmp_path / "b")
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "b" / file).read_bytes() == (tmp_path / "new" / "adapter" / file).read_bytes()
+    assert len(list((tmp_path / "b").iterdir())) == 2
+
+
+def test_names_and_fields_of_the_files(tmp_path):
+    mor.save_adapter(adapted(config=MoRConfig(rank=2, targets=("q_proj",))), tmp_path)
+    names = {f"{kind}.{role}" for kind in ("lora_A", "lora_B", "router") for role in ROLES}
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert set(tensors) == {f"model.layers.{i}.self_attn.q_proj.{name}" for i in (0, 1) for name in names}
+    assert tensors["model.layers.0.self_attn.q_proj.lora_A.summarizer"].shape == (4, 2, 24)
+    assert json.loads((tmp_path / "adapter_config.json").read_text()) == {
+        "format_version": 1,
+        "rank": 2,
+        "loras": [5, 5, 4],
+        "active": [4, 4, 3],
+        "shared_gate": False,
+        "orthogonal": "directions",
+        "target_modules": ["q_proj"],
+        "model_type": "qwen2",
+        "vocab_size": 61,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 6,
+    }
+
+
+def test_a_save_killed_between_its_files_never_mixes_two_adapters(tmp_path, monkeypatch):
+    old, new = adapted(seed=1), adapted(seed=2)
+    other = adapted(seed=3, config=MoRConfig(rank=2, orthogonal="printed"))  # tensors of the same shapes
+    write, killed = mor.write_whole, []
+
+    def write_once(path: Path, how) -> None:
+        if killed:
+            raise KeyboardInterrupt
+        killed.append(path)
+        write(path, how)
+
+    for model in (new, other):
+        mor.save_adapter(old, tmp_path)
+        killed.clear()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(mor, "write_whole", write_once)
+            mor.save_adapter(model, tmp_path)
+        loaded = tiny_model()
+        if model is other:
+            with pytest.raises(UserError, match="not of one save"):
+                mor.load_adapter(loaded, tmp_path)
+        else:  # the same config: the new adapter is whole
+            mor.load_adapter(loaded, tmp_path)
+            for name, parameter in mor.mor_parameters(new).items():
+                assert torch.equal(parameter, mor.mor_parameters(loaded)[name])
+
+
+def edit(**changes):
+    """Change fields of adapter_config.json; None removes one."""
+
+    def apply(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        fields = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({k: v for k, v in fields.items() if v is not None}))
+
+    return apply
+
+
+def edit_tensors(change):
+    """Change the dictionary of tensors in place, keeping the metadata."""
+
+    def apply(folder: Path) -> None:
+        path = folder / "adapter_model.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        text = (folder / "adapter_config.json").read_text()
+        save_file(tensors, path, metadata={"config": text})
+
+    return apply
+
+
+def write(file: str, data: bytes):
+    return lambda folder: (folder / file).write_bytes(data)
+
+
+A0 = "model.layers.0.self_attn.q_proj.lora_A.executor"
+REFUSED = {  # fault: (how to make it, what the one line must say)
+    "no folder": (shutil.rmtree, "adapter_config.json: cannot be read"),
+    "no config": (lambda f: (f / "adapter_config.json").unlink(), "adapter_config.json: cannot be read"),
+    "no weights": (
+        lambda f: (f / "adapter_model.safetensors").unlink(),
+        "adapter_model.safetensors: cannot be read",
+    ),
+    "config cut": (write("adapter_config.json", b'{"rank": 2,'), "adapter_config.json: cannot be read"),
+    "config not text": (write("adapter_config.json", b"\xff\xfe\x00"), "adapter_config.json: cannot be read"),
+    "config a list": (write("adapter_config.json", b"[1]"), "holds a list"),
+    "weights cut": (
+        write("adapter_model.safetensors", b"\x08\x00\x00"),
+        "adapter_model.safetensors: cannot be read",
+    ),
+    "weights a pickle": (write("adapter_model.safetensors", b"\x80\x04" * 90), "safetensors: cannot be read"),
+    "weights empty": (write("adapter_model.safetensors", b""), "adapter_model.safetensors: cannot be read"),
+    "unknown field": (edit(lora_alpha=16), "lora_alpha is unknown"),
+    "missing field": (edit(rank=None), "rank is missing"),
+    "later format": (edit(format_version=2), "format_version is 2, wanted 1"),
+    "rank a text": (edit(rank="2"), "rank is '2', wanted a whole number"),
+    "rank a boolean": (edit(rank=True), "rank is True"),
+    "rank zero": (edit(rank=0), "rank is 0"),
+    "two counts": (edit(loras=[5, 5]), r"loras is \(5, 5\)"),
+    "more active than there are": (edit(active=[6, 4, 3]), r"active is \(6, 4, 3\)"),
+    "targets a text": (edit(target_modules="q_proj"), "target_modules is 'q_proj'"),
+    "target with a dot": (edit(target_modules=["self_attn.q_proj"]), "without dots"),
+    "target absent": (edit(target_modules=["c_attn"]), "not of one save"),
+    "gate a number": (edit(shared_gate=1), "shared_gate is 1"),
+    "orthogonal misspelt": (edit(orthogonal="direction"), "orthogonal is 'direction'"),
+    "other family": (edit(model_type="llama"), "model_type is 'llama', wanted 'qwen2'"),
+    "other width": (edit(hidden_size=32), "hidden_size is 32, wanted 24 as the base model has"),
+    "other depth": (edit(num_hidden_layers=3), "num_hidden_layers is 3, wanted 2"),
+    "other vocabulary": (edit(vocab_size=62), "vocab_size is 62, wanted 61"),
+    "config of another save": (edit(orthogonal="printed"), "not of one save"),
+    "tensor missing": (edit_tensors(lambda t: t.pop(A0)), f"tensor {A0} is missing"),
+    "tensor too many": (edit_tensors(lambda t: t.update(a=torch.ones(1))), "tensor a is unknown"),
+    "tensor of another shape": (
+        edit_tensors(lambda t: t.update({A0: t[A0][:4]})),
+        rf"tensor {A0} is torch.float32 \[4, 2, 24\], wanted torch.float32 \[5, 2, 24\]",
+    ),
+    "tensor of another dtype": (edit_tensors(lambda t: t.update({A0: t[A0].half()})), "is torch.float16"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_load_refuses_in_one_line_that_names_the_place(tmp_path, fault):
+    make, message = REFUSED[fault]
+    folder = tmp_path / "adapter"
+    mor.save_adapter(adapted(), folder)
+    make(folder)
+    with pytest.raises(UserError, match=message) as error:
+        mor.load_adapter(tiny_model(), folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+def test_an_adapter_needs_the_base_model_it_was_trained_on(tmp_path):
+    mor.save_adapter(adapted(), tmp_path)
+    with pytest.raises(UserError, match="intermediate_size is 40, wanted 48"):
+        mor.load_adapter(tiny_model(intermediate_size=48), tmp_path)
+
+
+def test_config_reports_all_faults_at_once():
+    with pytest.raises(UserError) as error:
+        MoRConfig(
+            rank=0, loras=(5, 1, 4), active=(4, 4), targets=("lm_head",), shared_gate=None, orthogonal=""
+        )
+    names = ("rank", "loras", "active", "targets", "shared_gate", "orthogonal")
+    assert [fault.split()[0] for fault in str(error.value).split("; ")] == list(names)
+    assert MoRConfig(loras=[2, 3, 4], active=[1, 1, 4]).loras == (2, 3, 4)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "adapter_config.json").mkdir()
+    with pytest.raises(UserError, match="adapter_config.json: cannot be written"):
+        mor.save_adapter(adapted(), tmp_path)
