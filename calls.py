@@ -1,0 +1,253 @@
+"""Function calls: checked against JSON schemas, compared, written for the model, read from what it writes.
+
+A tool is the OpenAI-style schema of a function, {"name", "description", "parameters"}; a call is {"name",
+"arguments"}. A call as an executor writes it (the paper's Figs. 8 and 11; in Fig. 9 it is Action-Input):
+
+    [unused11]Action: get_weather Arguments: {"city": "Bali"}[unused12]
+
+Several stand on one line, with ", " between. The writer has one form, the reader takes what models make
+of it. Checks raise ValueError with the field, what was got and what was wanted; data.py adds file and line.
+"""
+
+import ast
+import json
+import math
+import re
+import warnings
+
+# ---- JSON, strictly ----
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"key {max(names, key=names.count)!r} stands twice in one object")
+    return dict(pairs)
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is not a JSON number")
+
+
+# JSON as we read it, in files and in calls: no key twice, no NaN; raw newlines in strings do no harm
+JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, strict=False)
+MAX_DEPTH = 64  # of objects and lists inside each other
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, from a JSON "\ud83d" without its other half
+
+
+def check_plain(value: object, at: str = "", depth: int = 0) -> None:
+    """Refuse what JSON can say but not everybody can hold: half characters, 1e999, endless nesting."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{at[:60]}...: nested too deeply, wanted at most {MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            check_plain(name, at or "key", depth)
+            check_plain(inner, f"{at}.{name}".removeprefix("."), depth + 1)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            check_plain(inner, f"{at}[{i}]", depth + 1)
+    elif isinstance(value, str) and SURROGATE.search(value):
+        raise ValueError(f"{at}: got half a character in {value!r:.60}, wanted text that UTF-8 can hold")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{at}: got {value}, wanted a finite number")
+
+
+# ---- schemas ----
+
+KINDS = {"string": [str], "integer": [int], "number": [int, float], "boolean": [bool], "null": [type(None)]}
+KINDS |= {"array": [list], "object": [dict]}
+# further names that data sets use; a name that is not here accepts everything
+KINDS |= {"str": [str], "int": [int], "float": [int, float], "double": [int, float], "bool": [bool]}
+KINDS |= {"list": [list], "tuple": [list], "dict": [dict]}
+
+
+def check_value(value: object, schema: dict, at: str = "") -> None:
+    """Hold a JSON value against a JSON schema.
+
+    Read are type, enum, required, properties, items and additionalProperties. Keys that `properties` lacks
+    are refused unless the last allows them. 1 is a number; 1.0 is no integer.
+    """
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(type(value) in KINDS.get(kind.lower(), [type(value)]) for kind in kinds):
+        raise ValueError(f"{at}: got {value!r:.60}, wanted {' or '.join(kinds)}")
+    if "enum" in schema and _key(value) not in map(_key, schema["enum"]):
+        raise ValueError(f"{at}: got {value!r:.60}, wanted {' or '.join(map(repr, schema['enum']))}")
+    if isinstance(value, list):
+        for i, inner in enumerate(value):
+            check_value(inner, schema.get("items", {}), f"{at}[{i}]")
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        path = f"{at}." if at else ""
+        for name in schema.get("required", []):
+            if name not in value:
+                raise ValueError(f"{path}{name}: missing")
+        for name, inner in value.items():
+            rule = known.get(name, schema.get("additionalProperties", "properties" not in schema))
+            if rule is False:
+                raise ValueError(f"{path}{name}: unknown, wanted {' or '.join(known) or 'nothing'}")
+            check_value(inner, {} if rule is True else rule, path + name)
+
+
+def _key(value: object) -> str:
+    """One text for all equal JSON values; 1 equals 1.0."""
+    return json.dumps(json.loads(json.dumps(value), parse_float=_number), sort_keys=True)
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def check_call(call: dict, tools: list[dict]) -> str | None:
+    """Why a call does not fit the tools' schemas, for an observation; None if it fits."""
+    tool = next((tool for tool in tools if tool["name"] == call["name"]), None)
+    if not tool:
+        names = ", ".join(tool["name"] for tool in tools) or "none"
+        return f"unknown function {call['name']!r:.60}; available: {names}"
+    try:
+        check_value(call["arguments"], {"properties": {}} | tool.get("parameters", {}) | {"type": "object"})
+    except ValueError as fault:
+        return f"{tool['name']}: argument {fault}"
+    return None
+
+
+def same_calls(a: list[dict], b: list[dict]) -> bool:
+    """Equal names and arguments, calls in any order. 1 equals 1.0; strings and order in lists are exact."""
+    a, b = ([_key([call["name"], call["arguments"]]) for call in calls] for calls in (a, b))
+    return sorted(a) == sorted(b)
+
+
+# ---- written calls ----
+
+OPEN, CLOSE = "[unused11]", "[unused12]"  # tokens in openPangu, plain text elsewhere
+KEYWORDS = {"bfcl": "Arguments", "toolbench": "Action-Input"}  # domains that call functions
+KEYWORD = r"(?:Arguments|Action[- ]Input)[ \t]{0,4}:"
+# Data sets have names such as `M4.5+ Earthquakes`: any text on one line up to a keyword and its spaces.
+NAME = rf"(?=\S)(?:(?!{KEYWORD})[^\n])+?(?<=\S)"
+BEFORE = re.compile(rf"\s*(?:{re.escape(OPEN)}\s*)?Action:\s*(?P<name>{NAME})\s*{KEYWORD}\s*")
+BEHIND = re.compile(rf"\s*(?:{re.escape(CLOSE)}\s*)?,?\s*")
+
+
+class CallError(ValueError):
+    """Text of an executor that is no call; the message is fit for an observation."""
+
+
+def write_calls(calls: list[dict], domain: str) -> str:
+    return "".join(call_parts(calls, domain))
+
+
+def call_parts(calls: list[dict], domain: str) -> list[str]:
+    """The text of calls, in which OPEN and CLOSE are parts of their own: what an argument holds is not."""
+    parts = []
+    for call in calls:
+        arguments = json.dumps(call["arguments"], ensure_ascii=False, allow_nan=False)
+        parts += [", ", OPEN, f"Action: {call['name']} {KEYWORDS[domain]}: {arguments}", CLOSE]
+    return parts[1:]
+
+
+def parse_calls(text: str) -> list[dict]:
+    """Read one call or more. Raises CallError saying what stood in the way.
+
+    Accepted: with or without [unused11] and [unused12], `Arguments` or `Action-Input`, JSON or a Python
+    literal, a comma or nothing between calls. Whatever an argument's text looks like, it stays an argument.
+    """
+    calls, at = [], 0
+    while not calls or at < len(text):
+        before = BEFORE.match(text, at)
+        if not before:
+            raise CallError(f"expected Action: NAME Arguments: {{...}}, got {text[at : at + 50]!r}")
+        name, at = before["name"], before.end()
+        try:
+            arguments, end = _read_arguments(text, at)
+        except (ValueError, SyntaxError, RecursionError) as error:
+            got = f"{text[at : at + 50]!r} ({error})"
+            raise CallError(f"{name[:60]}: expected arguments as an object {{...}}, got {got}") from None
+        calls.append({"name": name, "arguments": arguments})
+        at = BEHIND.match(text, end).end()
+    return calls
+
+
+def _read_arguments(text: str, at: int) -> tuple[dict, int]:
+    """The object at position `at`, and the position behind it."""
+    if not text.startswith("{", at):
+        raise ValueError("no opening brace")
+    try:
+        value, end = JSON.raw_decode(text, at)
+    except ValueError:
+        literal, end = _literal_as_json(text, at)
+        value = JSON.decode(literal)
+    check_plain(value)
+    return value, end
+
+
+LITERAL = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+.\w]+|[][{}(),:])""", re.DOTALL)
+IN_JSON = {"True": "true", "False": "false", "None": "null", "(": "[", ")": "]"}
+
+
+def _literal_as_json(text: str, at: int) -> tuple[str, int]:
+    """A Python literal (single quotes, None, tuples, a last comma) as JSON, and the position behind it.
+
+    Only its strings go through ast.literal_eval, which crashes the interpreter on deep nesting.
+    """
+    out, depth = [], 0
+    while not out or depth:
+        token = LITERAL.match(text, at)
+        if not token:
+            raise ValueError(f"{text[at : at + 10]!r} unexpected" if text[at:] else "no end of the object")
+        at, piece = token.end(), IN_JSON.get(token[1], token[1])
+        depth += (piece in "{[") - (piece in "]}")
+        if piece[0] in "'\"":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of unknown escapes such as \d
+                piece = json.dumps(ast.literal_eval(piece.replace("\n", "\\n")))
+        if piece in "]}" and out[-1] == ",":
+            out.pop()
+        out.append(piece)
+    return "".join(out), at
+
+
+# ---- the tools and calls of a record ----
+
+
+def object_of(required: dict, optional: dict | None = None) -> dict:
+    """The schema of an object with these keys and no others."""
+    return {"type": "object", "required": list(required), "properties": required | (optional or {})}
+
+
+TEXT, LIST = {"type": "string"}, {"type": "array"}
+SCHEMA: dict = {"type": "object", "additionalProperties": True}  # of a schema: what `check_value` reads of it
+SCHEMA["properties"] = {
+    "type": {"type": ["string", "array"], "items": TEXT},
+    "enum": LIST,
+    "required": LIST | {"items": TEXT},
+    "properties": {"type": "object", "additionalProperties": SCHEMA},
+    "items": SCHEMA,
+}
+SCHEMA["properties"]["additionalProperties"] = SCHEMA | {"type": ["boolean", "object"]}
+TOOLS = LIST | {"items": object_of({"name": TEXT}, {"description": TEXT, "parameters": SCHEMA})}
+CALLS = LIST | {"items": object_of({"name": TEXT, "arguments": {"type": "object"}})}
+
+
+def check_tools(tools: list[dict], at: str) -> None:
+    check_value(tools, TOOLS, at)
+    _check_names(tools, at)
+    names = [tool["name"] for tool in tools]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise ValueError(f"{at}[{i}].name: got {name!r:.60} again, wanted each name once")
+
+
+def check_calls(calls: list[dict], at: str) -> None:
+    """Form only: not whether the calls fit the tools."""
+    check_value(calls, CALLS, at)
+    _check_names(calls, at)
+    if not calls:
+        raise ValueError(f"{at}: got an empty list, wanted one call or more")
+
+
+def _check_names(functions: list[dict], at: str) -> None:
+    for i, function in enumerate(functions):
+        if not re.fullmatch(NAME, function["name"]):
+            wanted = "a name on one line, without spaces around it or `Arguments:` in it"
+            raise ValueError(f"{at}[{i}].name: got {function['name']!r:.60}, wanted {wanted}")

@@ -1,0 +1,347 @@
+r"""Trajectories: records and their checks, prompts; to token ids with labels and roles, and back; packing.
+
+One record is one line of JSON (the paper's Fig. 3):
+
+    {"tools": [{"name": "get_weather", "description": "Weather of a city.", "parameters": {"type": "object",
+                "properties": {"city": {"type": "string"}}, "required": ["city"]}}],
+     "trajectory": [
+      {"role": "user", "content": "Weather in Bali?"},
+      {"role": "reasoner", "content": "I need get_weather.", "next": "executor"},
+      {"role": "executor", "calls": [{"name": "get_weather", "arguments": {"city": "Bali"}}]},
+      {"role": "observation", "content": "rain, 86 F"},
+      {"role": "reasoner", "content": "That answers it.", "next": "summarizer"},
+      {"role": "summarizer", "content": "Rain, 86 F."}]}
+
+Optional: system (in place of the first sentence), domain ("bfcl" or "toolbench": calls; "math": an executor's
+content is Python code), source (where it is from), exit_status (how agent.py ended it). `render` makes one
+sequence of it. In Llama's frame, with the role that each token belongs to, and `*` where it is trained:
+
+    reasoner      <|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n
+                  You can call the functions within the tools tags.\n<tools>\n{"name":...}\n</tools>
+                  \nReasoner: study the query and the history; do not answer. ...
+    executor      \nExecutor: do what the reasoner says. ... [unused11]Action: NAME Arguments: ...
+    summarizer    \nSummarizer: tell the user the outcome in a few plain words, ...
+    reasoner      <|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWeather in Bali?<|eot_id|>
+    reasoner      <|start_header_id|>reasoner<|end_header_id|>\n\n
+    reasoner    * I need get_weather.\nNext: executor<|eot_id|>
+    executor      <|start_header_id|>executor<|end_header_id|>\n\n
+    executor    * [unused11]Action: get_weather Arguments: {"city": "Bali"}[unused12]<|eot_id|>
+    reasoner      <|start_header_id|>ipython<|end_header_id|>\n\nrain, 86 F<|eot_id|> ...
+    summarizer  * Rain, 86 F.<|eot_id|>
+
+Headers, ends of turns and, where they are tokens, [unused11] and [unused12] are written by id; frames.py has
+the other families' and sees to it that no text is encoded to any of them.
+"""
+
+import json
+import random
+import re
+import sys
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import calls
+from calls import CLOSE, JSON, KEYWORDS, LIST, OPEN, TEXT, parse_calls
+from cli import UserError
+from frames import Frame
+from frames import load_frame as load_frame  # for callers: what `render` wants
+from mor import ROLES
+
+# ---- records, and what is wrong with them ----
+
+DOMAINS = ("bfcl", "toolbench", "math")
+RECORD = calls.object_of(
+    {"trajectory": LIST | {"items": {"type": "object"}}},
+    {"tools": LIST, "system": TEXT, "domain": {"enum": [*DOMAINS]}, "exit_status": TEXT}
+    | {"source": {"type": ["string", "object"]}},
+)
+# who may come next; after a reasoner, whom it names
+FOLLOWS = {"user": ["reasoner"], "observation": ["reasoner"], "summarizer": ["user"]}
+FOLLOWS["executor"] = ["observation", "reasoner", "summarizer"]
+
+
+def domain_of(record: dict) -> str:
+    """The record's domain; where it names none, "bfcl" with tools and "math" without."""
+    return record.get("domain") or ("bfcl" if record.get("tools") else "math")
+
+
+def read_records(path: str | Path) -> list[dict]:
+    """Read and check a JSON Lines file of finished trajectories. Raises UserError: file, line, field."""
+    records = []
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    records.append(_read_line(line, f"{path}:{number}"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a JSON Lines file") from None
+    if not records:
+        raise UserError(f"{path}: is empty; wanted one JSON object per line")
+    return records
+
+
+def _read_line(line: bytes, where: str) -> dict:
+    try:
+        record = JSON.decode(line.decode("utf-8-sig"))  # -sig: Windows editors put a mark first
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}); wanted one whole JSON object per line") from None
+    check_record(record, where)
+    if not _finished(record):
+        raise UserError(f"{where}: exit_status: got {record['exit_status']!r}, wanted done; remove the line")
+    return record
+
+
+def _finished(record: dict) -> bool:
+    return record.get("exit_status", "done") == "done"
+
+
+def check_record(record: dict, where: str) -> None:
+    """Check keys, types and the order of turns. Raises UserError: where, field, got, wanted.
+
+    A trajectory ends with a summarizer, unless its exit_status says that it was cut short. Calls are not held
+    against the tools (`calls.check_call` does that): a wrong call may stand there with its correction.
+    """
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: got {record!r:.60}, wanted an object: one per line, not in a list")
+    try:
+        calls.check_plain(record)
+        calls.check_value(record, RECORD)
+        calls.check_tools(record.get("tools", []), "tools")
+        role, expected = "nothing", ["user"]
+        for i, turn in enumerate(record["trajectory"]):
+            _check_turn(turn, f"trajectory[{i}]", expected, domain_of(record))
+            role = turn["role"]
+            expected = [turn["next"]] if role == "reasoner" else FOLLOWS[role]
+        if role != "summarizer" and (_finished(record) or role == "nothing"):
+            raise ValueError(f"trajectory: ends after {role}, wanted {' or '.join(expected)} next")
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _check_turn(turn: dict, at: str, expected: list[str], domain: str) -> None:
+    shape = {"role": {"enum": expected}, "content": TEXT}
+    if turn.get("role") == "reasoner":
+        shape["next"] = {"enum": [*ROLES[1:]]}
+    if turn.get("role") == "executor" and "calls" in turn:  # else code, or a call that could not be read
+        shape = {"role": {"enum": expected}, "calls": LIST}
+    calls.check_value(turn, calls.object_of(shape), at)
+    if "calls" in turn:
+        if domain not in KEYWORDS:
+            raise ValueError(f"{at}.calls: got calls, wanted content with code, as the domain is {domain}")
+        calls.check_calls(turn["calls"], f"{at}.calls")
+
+
+# ---- prompts: the content of the paper's Figs. 8 to 10, shortened, as every sequence carries them ----
+
+MARKS = (OPEN, CLOSE)
+MARK = re.compile(f"({'|'.join(map(re.escape, MARKS))})")
+
+SYSTEM = {
+    "bfcl": "You can call the functions within the tools tags.",
+    "toolbench": "You can call the APIs within the tools tags.",
+    "math": "You solve the user's problem with Python.",
+}
+REASONER = (
+    "Reasoner: study the query and the history; do not answer. Say what is still to be done and how, then "
+    "end with Next: executor, or with Next: summarizer if all is done."
+)
+EXECUTOR = "Executor: do what the reasoner says. Output only "
+CALLING = f"calls, each as {OPEN}Action: NAME %s: {{JSON}}{CLOSE}, separated by commas."
+CODING = "Python code that prints the result."
+SUMMARIZER = (
+    "Summarizer: tell the user the outcome in a few plain words, from the observations if there are any, "
+    "else from the conversation."
+)
+
+
+def system_text(record: dict) -> str:
+    """The first sentence and the tools, one a line. (The paper's tags are <<tools>> and <</tools>>.)"""
+    domain, tools = domain_of(record), record.get("tools", [])
+    lines = [record.get("system", SYSTEM[domain])]
+    if tools or domain in KEYWORDS:
+        schemas = [json.dumps(tool, ensure_ascii=False, separators=(",", ":")) for tool in tools]
+        lines += ["<tools>", *schemas, "</tools>"]
+    return "\n".join(lines)
+
+
+def role_prompts(domain: str) -> tuple[str, str, str]:
+    """p_r, p_e and p_s of Eqs. 2 to 4, in the order of ROLES."""
+    return REASONER, EXECUTOR + (CALLING % KEYWORDS[domain] if domain in KEYWORDS else CODING), SUMMARIZER
+
+
+# ---- render: record -> ids, labels, role ids ----
+
+
+@dataclass
+class Example:
+    """Three lists of one length. labels[t] is input_ids[t] where trained, else -100; the loss shifts them."""
+
+    input_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    role_ids: list[int] = field(default_factory=list)
+
+    def add(self, ids: list[int], role: str, trained: bool = False) -> None:
+        self.input_ids += ids
+        self.labels += ids if trained else [-100] * len(ids)
+        self.role_ids += [ROLES.index(role)] * len(ids)
+
+    def extend(self, other: "Example") -> None:
+        self.input_ids += other.input_ids
+        self.labels += other.labels
+        self.role_ids += other.role_ids
+
+
+def render(record: dict, frame: Frame) -> Example:
+    """A checked record as one sequence: the prompt, then turn after turn."""
+    example = render_prompt(record, frame)
+    for turn in record["trajectory"]:
+        example.extend(render_turn(turn, frame, domain_of(record)))
+    return example
+
+
+def render_prompt(record: dict, frame: Frame) -> Example:
+    """The system turn: tools, then the prompts, each for its own role (Eqs. 2 to 4)."""
+    example = Example()
+    example.add(frame.begin + frame.encode(system_text(record)), "reasoner")
+    for role, prompt in zip(ROLES, role_prompts(domain_of(record)), strict=True):
+        example.add(frame.encode_parts(MARK.split(f"\n{prompt}"), MARKS), role)
+    example.add([frame.end], "reasoner")
+    return example
+
+
+def render_header(role: str, frame: Frame) -> Example:
+    """What opens a turn. User and observation are the reasoner's: it is the one who is always given them."""
+    example = Example()
+    example.add(frame.headers[role], role if role in ROLES else "reasoner")
+    return example
+
+
+def render_turn(turn: dict, frame: Frame, domain: str) -> Example:
+    """Header, content, end of turn. What the three roles say is trained, with the end of their turns."""
+    example, role = render_header(turn["role"], frame), turn["role"]
+    if "calls" in turn:
+        content = frame.encode_parts(calls.call_parts(turn["calls"], domain), MARKS)
+    elif role == "reasoner":
+        content = frame.encode(turn["content"] + ("\n" if turn["content"] else "") + f"Next: {turn['next']}")
+    else:
+        content = frame.encode(turn["content"])
+    example.add([*content, frame.end], role if role in ROLES else "reasoner", trained=role in ROLES)
+    return example
+
+
+# ---- parse: what a role wrote, as a turn ----
+
+NEXT = re.compile(r"(?:^|\s)next:\s{0,4}[\"'*`<]{0,3}(executor|summarizer)[\"'*`>.\s]*\Z", re.IGNORECASE)
+
+
+def parse_turn(role: str, text: str, domain: str) -> dict:
+    """The turn that a role's text spells, as `render_turn` takes it; next is None where none is named.
+
+    Raises CallError for an executor's text without readable calls, in a domain that has calls.
+    """
+    if role == "reasoner":
+        content, following = parse_next(text)
+        return {"role": role, "content": content, "next": following}
+    if role == "executor" and domain in KEYWORDS:
+        return {"role": role, "calls": parse_calls(text)}
+    return {"role": role, "content": text}
+
+
+def parse_next(text: str) -> tuple[str, str | None]:
+    """Split off a closing `Next: executor` or `Next: summarizer`, in any case, with a full stop or quotes."""
+    found = NEXT.search(text)
+    return (text[: found.start()], found[1].lower()) if found else (text, None)
+
+
+# ---- packing: examples -> flat batches ----
+
+
+@dataclass
+class Batch:
+    """Documents end to end on one token axis: int64 [T] each; lengths of the documents, summing to T."""
+
+    input_ids: Tensor
+    labels: Tensor
+    role_ids: Tensor
+    lengths: list[int]
+
+
+WINDOW = 256
+
+
+def pack(lengths: list[int], budget: int, seed: int, epoch: int) -> list[list[int]]:
+    """Indices per micro-batch of at most `budget` tokens; every index once; depends on the arguments alone.
+
+    First fit, the longest first, among each WINDOW shuffled neighbours: full batches, yet random ones. An
+    example over the budget gets a batch of its own.
+    """
+    chance = random.Random(f"{seed}/{epoch}")
+    order = chance.sample(range(len(lengths)), len(lengths))
+    batches = []
+    for start in range(0, len(order), WINDOW):
+        bins, tokens = [], []
+        for index in sorted(order[start : start + WINDOW], key=lambda i: -lengths[i]):
+            b = next((b for b, used in enumerate(tokens) if used + lengths[index] <= budget), len(bins))
+            if b == len(bins):
+                bins.append([])
+                tokens.append(0)
+            bins[b].append(index)
+            tokens[b] += lengths[index]
+        batches += bins
+    chance.shuffle(batches)
+    return batches
+
+
+def collate(examples: list[Example]) -> Batch:
+    """Lay examples end to end; labels stay unshifted."""
+
+    def flat(name: str) -> Tensor:
+        return torch.tensor([x for example in examples for x in getattr(example, name)], dtype=torch.int64)
+
+    return Batch(flat("input_ids"), flat("labels"), flat("role_ids"), [len(e.input_ids) for e in examples])
+
+
+def targets(batch: Batch) -> Tensor:
+    """int64 [T]: at t the label of t + 1, and -100 at the end of each document."""
+    shifted = batch.labels.roll(-1)
+    shifted[torch.tensor(batch.lengths).cumsum(0) - 1] = -100
+    return shifted
+
+
+# ---- show: an example for the eye ----
+
+COLOURS = (36, 33, 35)  # reasoner cyan, executor yellow, summarizer magenta
+
+
+def show(example: Example, frame: Frame, colour: bool | None = None) -> str:
+    """The text of an example by role; `e*` in the margin: the executor's, and trained.
+
+    A new line begins after each end of turn. In colour (the default on a terminal) the role is a colour too,
+    and what is trained is bold and underlined.
+    """
+    colour = sys.stdout.isatty() if colour is None else colour
+
+    def paint(text: str, role: int, trained: bool = False) -> str:
+        return f"\033[{'1;4;' if trained else ''}{COLOURS[role]}m{text}\033[0m" if colour else text
+
+    trained = [label != -100 for label in example.labels]
+    counts = [paint(f"{example.role_ids.count(i)} {role}", i) for i, role in enumerate(ROLES)]
+    out = [f"{len(trained)} tokens: {', '.join(counts)}; {sum(trained)} trained\n"]
+    turns = accumulate((id == frame.end for id in example.input_ids), initial=0)
+    kinds = list(zip(turns, example.role_ids, trained, strict=False))
+    for (_, role, bold), run in groupby(range(len(kinds)), kinds.__getitem__):
+        text = _visible(frame.decode([example.input_ids[t] for t in run]))
+        margin = f"{ROLES[role][0]}{'*' if bold else ' '}"
+        out += [f"{margin} {paint(line, role, bold)}\n" for line in text.split("\n") if line]
+    return "".join(out)
+
+
+def _visible(text: str) -> str:
+    """Newlines as a sign and a break; other control characters as escapes, lest they drive the terminal."""
+    return "".join("⏎\n" if c == "\n" else c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,160 @@
+r"""Chat frames: how each model family marks turns, as token ids that no text can become.
+
+System and user turns are each family's own; the three roles and observations have headers of their own, in
+the same manner. Llama's:
+
+    <|start_header_id|>executor<|end_header_id|>\n\nCONTENT<|eot_id|>
+
+A token's role decides whose LoRAs see it (mor.py), so no text may pass for a frame: headers and ends of turns
+are written by id, and text is encoded so that it never holds an added token.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+
+from cli import UserError
+from mor import ROLES
+
+
+class Family(NamedTuple):
+    """A chat format, with special tokens by name."""
+
+    begin: str
+    header: str  # {} is the name of the role
+    end: str
+    stops: tuple[str, ...]  # further tokens that end a generated turn
+    names: dict[str, str]  # role -> its name, where that is not the role itself
+    between: str = ""  # stands before every header but the first, so that a turn ends with its `end`
+
+
+# An observation has a header that a user's text cannot imitate; Qwen's template (<tool_response> as plain
+# text in a user turn) has none. Llama's template would add the date. Phi has no header with a free name; the
+# newlines beside its special tokens never become tokens.
+FAMILIES = {
+    "llama": Family(
+        "<|begin_of_text|>", "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>",
+        ("<|eom_id|>", "<|end_of_text|>"), {"observation": "ipython"}),
+    "phi3": Family(
+        "", "{}", "<|end|>", ("<|assistant|>", "<|endoftext|>"), {"system": "<|system|>", "user": "<|user|>"}
+        | {role: f"<|assistant|>{role}:\n" for role in (*ROLES, "observation")}),
+    "qwen2": Family("", "<|im_start|>{}\n", "<|im_end|>", ("<|endoftext|>",), {}, between="\n"),
+    "PanguEmbedded": Family(
+        "<s>", "[unused9]{}：", "[unused10]", (), {"system": "系统", "user": "用户", "observation": "工具"}),
+}  # fmt: skip
+SPECIAL = re.compile(r"(<\|\w+\|>|<s>|\[unused\d+\])")  # the special tokens above
+
+
+@dataclass
+class Frame:
+    """The chat format of one model, in token ids."""
+
+    tokenizer: Tokenizer
+    begin: list[int]  # what opens a sequence and its system turn
+    headers: dict[str, list[int]]  # role -> what opens its turns
+    end: int
+    stop_ids: tuple[int, ...]  # `end` and the family's further stops
+    added: dict[str, int]  # special and other added tokens by name
+    reserved: frozenset[int]  # their ids: no text becomes one of these
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of anybody's text: none of them reserved, nothing added in front.
+
+        Headers and texts are encoded apart from each other, in training as in generation, so a turn has the
+        same ids in both. (Phi's and openPangu's tokenizers put a `▁` before each; `decode` takes it off.)
+        A tokenizer that normalizes changes the text: Qwen's applies Unicode NFC.
+        """
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        if self.reserved.isdisjoint(encoding.ids):
+            return encoding.ids
+        # A vocabulary may spell a special token out of its letters: cut the text inside each such spot.
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        cuts = sorted({0, len(text), *(start + 1 for id, (start, _) in spans if id in self.reserved)})
+        if len(cuts) == 2:
+            raise UserError(f"the tokenizer makes a special token of the text {text!r:.60}")
+        return [id for a, b in pairwise(cuts) for id in self.encode(text[a:b])]
+
+    def encode_parts(self, parts: list[str], marks: tuple[str, ...]) -> list[int]:
+        """Ids of text in parts. A part that is a mark becomes its token, where the model has these tokens."""
+        if not all(mark in self.added for mark in marks):
+            return self.encode("".join(parts))
+        pieces = ([self.added[part]] if part in marks else self.encode(part) for part in parts)
+        return [id for piece in pieces for id in piece]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids, special tokens by name."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def load_frame(folder: str | Path) -> Frame:
+    """Read a model folder's frame from config.json and tokenizer.json. Raises UserError for what is wrong."""
+    path = Path(folder) / "tokenizer.json"
+    config = _read_object(path.with_name("config.json"))
+    kind, size = str(config.get("model_type")), config.get("vocab_size")
+    if kind not in FAMILIES:
+        raise UserError(f"{folder}/config.json: model_type: got {kind}, wanted one of {', '.join(FAMILIES)}")
+    family, tokenizer = FAMILIES[kind], _load_tokenizer(path)
+    top = max(tokenizer.get_vocab().values(), default=0)
+    if not (isinstance(size, int) and top < size):
+        wanted = f"less than vocab_size {size} in config.json"
+        raise UserError(f"{path}: got token ids up to {top}, wanted {wanted}")
+    added = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
+
+    def ids(text: str) -> list[int]:
+        """Ids of text of ours, special tokens as such."""
+        result = []
+        for part in filter(None, SPECIAL.split(text)):
+            if not SPECIAL.fullmatch(part):
+                result += tokenizer.encode(part, add_special_tokens=False).ids
+            elif part in added:
+                result.append(added[part])
+            else:
+                wanted = f"the tokenizer of a chat model of type {kind}"
+                raise UserError(f"{path}: has no special token {part}; wanted {wanted}")
+        return result
+
+    def header(role: str) -> str:
+        return family.header.format(family.names.get(role, role))
+
+    end = ids(family.end)[0]
+    # what a vocabulary without bytes cannot spell becomes the unknown token, which frames nothing
+    harmless = added.get(getattr(tokenizer.model, "unk_token", None))
+    return Frame(
+        tokenizer=tokenizer,
+        begin=ids(family.begin + header("system")),
+        headers={role: ids(family.between + header(role)) for role in ("user", "observation", *ROLES)},
+        end=end,
+        stop_ids=(end, *(added[token] for token in family.stops if token in added)),
+        added=added,
+        reserved=frozenset(added.values()) - {harmless},
+    )
+
+
+def _load_tokenizer(path: Path) -> Tokenizer:
+    data = _read_object(path)
+    data["truncation"] = data["padding"] = None  # as saved by who trained with a maximal length
+    try:
+        for token in data["added_tokens"]:
+            token["special"] = True  # or the next switch would pass over <tool_call> and </s>
+        tokenizer = Tokenizer.from_str(json.dumps(data))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{path}: not for the tokenizers library ({error}); fetch the file again") from None
+    tokenizer.encode_special_tokens = True  # special tokens within texts are spelled out
+    return tokenizer
+
+
+def _read_object(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a model folder") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}); fetch the file again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: got {value!r:.60}, wanted a JSON object")
+    return value

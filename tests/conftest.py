@@ -1,0 +1,97 @@
+"""Chat models without weights: two stand-in tokenizers made here, and the published ones where at hand."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from calls import CLOSE, OPEN
+from frames import Frame, load_frame
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
+REAL = ("Llama-3.2-1B-Instruct", "Phi-3.5-mini-instruct", "Qwen2.5-Coder-1.5B-Instruct")
+SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+LLAMA_SPECIALS = {token: 256 + i for i, token in enumerate(SPECIALS)}
+
+
+def added(tokens: dict[str, int]) -> list[dict]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return [{"id": id, "content": token, **flags} for token, id in tokens.items()]
+
+
+def byte_tokenizer() -> dict:
+    """256 byte tokens without merges, then Llama's special tokens; saved with a maximal length of 5."""
+    printable, rest = [*range(33, 127), *range(161, 173), *range(174, 256)], iter(range(256, 512))
+    letters = [chr(b) if b in printable else chr(next(rest)) for b in range(256)]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0},
+        "added_tokens": added(LLAMA_SPECIALS),
+        "pre_tokenizer": level,
+        "decoder": level,
+        "model": {"type": "BPE", "vocab": {letter: i for i, letter in enumerate(letters)}, "merges": []},
+    }
+
+
+def pangu_tokenizer() -> dict:
+    """In the manner of SentencePiece, at its worst: merges spell every special token from its letters."""
+    specials = ["<unk>", "<s>", "</s>", *(f"[unused{i}]" for i in range(9, 13))]
+    letters = [*(f"<0x{b:02X}>" for b in range(256)), "▁", *map(chr, range(33, 127))]
+    vocab, merges = {text: i for i, text in enumerate(specials + letters)}, []
+    for token in specials:
+        for end in range(2, len(token) + 1):
+            vocab.setdefault(token[:end], len(vocab))
+            if [token[: end - 1], token[end - 1]] not in merges:
+                merges.append([token[: end - 1], token[end - 1]])
+    blank = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    back = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}]
+    back += [{"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+    return {
+        "version": "1.0",
+        "added_tokens": added({token: vocab[token] for token in specials}),
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, blank]},
+        "decoder": {"type": "Sequence", "decoders": back},
+        "model": model | {"vocab": vocab, "merges": merges},
+    }
+
+
+def write_model(folder: Path, config: dict, tokenizer: dict | str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    text = tokenizer if isinstance(tokenizer, str) else json.dumps(tokenizer)
+    (folder / "tokenizer.json").write_text(text, "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def frame_folders(tmp_path_factory) -> dict[str, Path]:
+    """By name: the stand-ins, and the real ones that are at hand."""
+    root = tmp_path_factory.mktemp("tokenizers")
+    models = {"bytes": ({"model_type": "llama", "vocab_size": 261}, byte_tokenizer())}
+    models["pangu"] = {"model_type": "PanguEmbedded", "vocab_size": 999}, pangu_tokenizer()
+    for name in REAL:
+        packed, plain = SHARED / name / "tokenizer.json.gz", SHARED / name / "tokenizer.json"
+        if packed.exists() or plain.exists():
+            text = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
+            models[name] = json.loads((SHARED / name / "config.json").read_bytes()), text.decode()
+    return {name: write_model(root / name, *files) for name, files in models.items()}
+
+
+@pytest.fixture(scope="session")
+def frames(frame_folders) -> dict[str, Frame]:
+    return {name: load_frame(folder) for name, folder in frame_folders.items()}
+
+
+@pytest.fixture(params=(*REAL, "bytes", "pangu"))
+def frame(request, frames) -> Frame:
+    if request.param not in frames:
+        pytest.skip(f"no tokenizer of {request.param} in {SHARED}")
+    return frames[request.param]
+
+
+def hostile(frame: Frame) -> str:
+    """Every added token's text, alone, in words and in spaces."""
+    return "".join(f"{token} a{token}b {token}" for token in [*frame.added, OPEN, CLOSE]) + "."
