@@ -1,0 +1,454 @@
+"""The agent loop of the paper's Figure 1: one sequence, three roles, and tools that answer.
+
+          +-----------------------------------------------------------------+
+          v                                                                 |
+  user -> reasoner -- Next: executor ----> executor -- calls --> tools --> observation
+          (Eq. 2)                          (Eq. 3)
+             +------- Next: summarizer --> summarizer --> the user, who may go on
+                                           (Eq. 4)
+
+  python agent.py --query "Weather in Bali tomorrow?" --tools tools.json
+
+The sequence only grows: each turn is appended to the same ids, role ids and KV cache, and a token keeps the
+role it entered with, so the cache stays exact when one role hands over to another. What a role generates is
+parsed and rendered again by data.py, as for training; where that spelling differs, the cache is cut back to
+what both have in common. So the ids always equal data.render(record).
+
+Paper silent:
+  - A reasoner that names no role is followed by the executor if it can act and nothing was observed since the
+    query, else by the summarizer.
+  - Calls that cannot be read stay in the trajectory as text; what is wrong becomes the observation, as
+    {"error": ...}. So do calls of unknown functions, wrong arguments and tools that fail.
+  - The observation of one call is its result; of several, a JSON list of their results in order.
+
+exit_status of a record: done; max_turns (turns of roles since the query); max_tokens (a turn longer than its
+limit, kept as far as it got); context_full (no positions left); interrupted (by an exception).
+Left out: running Python, and several episodes at once.
+"""
+
+import json
+import os
+import sys
+import unicodedata
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+import data
+from calls import JSON, CallError, check_call, same_calls
+from cli import ArgumentParser, UserError, number, run
+from data import Example
+from frames import Frame, load_frame
+from model import KVCache, Transformer, checkpoint_folder, generate
+from mor import ROLES, load_adapter
+
+HERE = Path(__file__).resolve().parent
+
+
+# ---- tools: from calls to observations ----
+
+
+class Tools:
+    """The functions on offer and the mock environment that answers calls.
+
+    schemas: OpenAI-style, as in a record. responses: recordings {"name", "arguments", "response"}. functions:
+    Python callables by name, given the arguments as keywords. The first recording of an equal call answers;
+    else, if the call fits its schema, the function of that name; else a stub that says it is one.
+    """
+
+    def __init__(
+        self,
+        schemas: list[dict] | None = None,
+        functions: dict[str, Callable] | None = None,
+        responses: list[dict] | None = None,
+        max_result_chars: int = 4000,
+    ):
+        self.schemas, self.functions, self.responses = schemas or [], functions or {}, responses or []
+        self.max_result_chars = max_result_chars
+        for name in set(self.functions) - {schema["name"] for schema in self.schemas}:
+            raise UserError(f"functions: {name!r} is in no schema; wanted a schema for every function")
+
+    def call(self, name: str, arguments: dict) -> str:
+        """The result of one call as text, cut at max_result_chars. What goes wrong is told, never raised."""
+        call = {"name": name, "arguments": arguments}
+        try:
+            return self._cut(self._result(call))
+        except Exception as fault:  # a tool that fails is news for the reasoner, not the end
+            return self._cut({"error": f"{name} failed: {type(fault).__name__}: {fault}"})
+
+    def _result(self, call: dict) -> Any:
+        for recording in self.responses:
+            if same_calls([recording], [call]):
+                return recording["response"]
+        if fault := check_call(call, self.schemas):
+            return {"error": fault}
+        if call["name"] in self.functions:
+            return self.functions[call["name"]](**call["arguments"])
+        return {"stub": True, "function": call["name"], "arguments": call["arguments"], "status": "success"}
+
+    def _cut(self, result: Any) -> str:
+        text, limit = as_text(result), self.max_result_chars
+        return text if len(text) <= limit else f"{text[:limit]}... [cut: {limit} of {len(text)} characters]"
+
+
+def as_text(result: Any) -> str:
+    """Strings as they are, anything else as JSON; half surrogate pairs, which UTF-8 cannot hold, become ?."""
+    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def as_json(text: str) -> str:
+    """`text` itself where it is JSON, else the JSON string of it."""
+    try:
+        json.loads(text)
+        return text
+    except (ValueError, RecursionError):
+        return json.dumps(text, ensure_ascii=False)
+
+
+# ---- the state machine ----
+
+
+class Episode:
+    """One conversation: `user(text)` takes a query to its end, `record` is the trajectory (data.py's format).
+
+    max_turns: turns of roles for one query. max_new_tokens: of one turn. temperature 0 is greedy. speak:
+    called as generate is. watch: called with (role, piece) as text appears, (role, None) where a turn ends.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        frame: Frame,
+        tools: Tools | None = None,
+        *,
+        domain: str = "bfcl",
+        system: str | None = None,
+        max_turns: int = 12,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        speak: Callable[..., Iterator[int]] = generate,
+        watch: Callable[[str, str | None], None] = lambda role, piece: None,
+    ):
+        self.model, self.frame, self.tools, self.domain = model, frame, tools or Tools(), domain
+        self.max_turns, self.max_new_tokens = max_turns, max_new_tokens
+        self.speak, self.watch = speak, watch
+        weight = model.model.embed_tokens.weight
+        self.cache = KVCache(model.config, weight.dtype, weight.device)
+        generator = torch.Generator(weight.device).manual_seed(seed)
+        self.sampling = {"temperature": temperature, "top_p": top_p, "generator": generator}
+        self.record: dict = {"tools": self.tools.schemas, "domain": domain, "trajectory": []}
+        if system is not None:
+            self.record["system"] = system
+        self.ids: list[int] = []
+        self.role_ids: list[int] = []
+        self._append(data.render_prompt(self.record, frame))
+
+    def user(self, text: str) -> str:
+        """Take one query to its summary or to a limit; return the exit status, which the record holds too."""
+        if self.record.get("exit_status", "done") != "done":
+            raise ValueError(f"the episode has ended ({self.record['exit_status']}); start another one")
+        self.record["exit_status"] = "interrupted"
+        self._hear("user", as_text(text))
+        self.record["exit_status"] = status = self._run()
+        return status
+
+    def _run(self) -> str:
+        role = "reasoner"  # a query wakes the reasoner
+        for _ in range(self.max_turns):
+            turn, fault, status = self._take_turn(role)
+            if status:
+                return status
+            if role == "reasoner":  # Eq. 2: a thought, and who is next
+                role = turn["next"]
+            elif role == "executor":  # Eq. 3: functions and arguments; the reasoner sees what comes of them
+                self._hear("observation", self._execute(turn, fault))
+                role = "reasoner"
+            else:  # Eq. 4: the answer
+                return "done"
+        return "max_turns"
+
+    def _take_turn(self, role: str) -> tuple[dict, str | None, str | None]:
+        """Generate and append a turn of `role` -> (turn, what is wrong with its calls, exit status)."""
+        header = data.render_header(role, self.frame)
+        room = self.model.config.max_position_embeddings - len(self.ids) - len(header.input_ids)
+        if room <= 0:
+            return {}, None, "context_full"
+        start = len(self.ids)
+        self._append(header)
+        spoken = self._generate(role, min(room, self.max_new_tokens))
+        status = "context_full" if len(spoken) == room else "max_tokens"
+        if spoken[-1:] and spoken[-1] in self.frame.stop_ids:
+            spoken, status = spoken[:-1], None
+        turn, fault = self._parse(role, self.frame.decode(spoken))
+        self._settle(turn, start, self.ids[start:] + spoken)
+        return turn, fault, status
+
+    def _generate(self, role: str, limit: int) -> list[int]:
+        """The tokens of one turn, its stop token included."""
+        spoken, text, shown = [], "", 0
+        self.watch(role, "")
+        for token in self.speak(
+            self.model,
+            self.ids,
+            role_ids=self.role_ids,
+            role=ROLES.index(role),
+            max_new_tokens=limit,
+            stop_ids=self.frame.stop_ids,
+            cache=self.cache,
+            **self.sampling,
+        ):
+            spoken.append(token)
+            if token not in self.frame.stop_ids:
+                text = self.frame.decode(spoken)
+            if not text.endswith("\ufffd"):  # a character may take several tokens
+                self.watch(role, text[shown:])
+                shown = len(text)
+        self.watch(role, text[shown:])
+        self.watch(role, None)
+        return spoken
+
+    def _parse(self, role: str, text: str) -> tuple[dict, str | None]:
+        """The turn that `text` spells, and what is wrong with its calls."""
+        try:
+            turn = data.parse_turn(role, text, self.domain)
+        except CallError as fault:
+            return {"role": role, "content": text}, str(fault)
+        if role == "reasoner" and turn["next"] is None:
+            turn["next"] = self._next_role()
+            self.watch("note", f"the reasoner named no role, so {turn['next']}")
+            self.watch("note", None)
+        return turn, None
+
+    def _next_role(self) -> str:
+        """Who follows a reasoner that names nobody."""
+        for turn in reversed(self.record["trajectory"]):
+            if turn["role"] == "observation":
+                return "summarizer"
+            if turn["role"] == "user":
+                break
+        return "executor" if self.tools.schemas or self.domain == "math" else "summarizer"
+
+    def _execute(self, turn: dict, fault: str | None) -> str:
+        """The observation on an executor turn."""
+        if fault:
+            return as_text({"error": fault})
+        if "calls" not in turn:  # domain math
+            return as_text({"error": "Python is not run here"})
+        results = [self.tools.call(call["name"], call["arguments"]) for call in turn["calls"]]
+        return results[0] if len(results) == 1 else f"[{', '.join(map(as_json, results))}]"
+
+    def _hear(self, role: str, text: str) -> None:
+        """Append a user turn or an observation."""
+        self.watch(role, text)
+        self.watch(role, None)
+        self._settle({"role": role, "content": text}, len(self.ids), [])
+
+    def _settle(self, turn: dict, start: int, generated: list[int]) -> None:
+        """Append `turn`; its rendering replaces the sequence from `start` on, so far `generated`."""
+        rendered = data.render_turn(turn, self.frame, self.domain)
+        pairs = zip(generated, rendered.input_ids, strict=False)
+        self.cache.truncate(start + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        del self.ids[start:], self.role_ids[start:]
+        self._append(rendered)
+        self.record["trajectory"].append(turn)
+
+    def _append(self, example: Example) -> None:
+        self.ids += example.input_ids
+        self.role_ids += example.role_ids
+
+
+def run_episode(model: Transformer, frame: Frame, tools: Tools | None, query: str, **options: Any) -> dict:
+    """One query to its end -> its record. `options` are those of Episode."""
+    episode = Episode(model, frame, tools, **options)
+    episode.user(query)
+    return episode.record
+
+
+# ---- files ----
+
+
+def read_tools(path: str) -> list[dict]:
+    """A list of function schemas, bare or as {"type": "function", "function": schema}. Raises UserError."""
+    wrapped = {"type", "function"}
+    tools = [tool["function"] if set(tool) == wrapped else tool for tool in read_list(path)]
+    unfinished = {"trajectory": [{"role": "user", "content": ""}], "exit_status": "tools only"}
+    data.check_record(unfinished | {"tools": tools}, path)
+    return tools
+
+
+def read_responses(path: str) -> list[dict]:
+    """Recordings {"name", "arguments", "response"} from a JSON list or JSON Lines. Raises UserError."""
+    recordings = read_list(path)
+    for index, recording in enumerate(recordings):
+        if set(recording) != {"name", "arguments", "response"}:
+            got = ", ".join(recording) or "nothing"
+            raise UserError(f"{path}: entry {index} has {got}; wanted name, arguments and response")
+        for key, kind, wanted in (("name", str, "a string"), ("arguments", dict, "an object")):
+            if not isinstance(recording[key], kind):
+                raise UserError(f"{path}: entry {index}: {key} is {recording[key]!r:.60}; wanted {wanted}")
+    return recordings
+
+
+def read_list(path: str) -> list[dict]:
+    """The objects in a JSON list or in JSON Lines. Raises UserError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig").strip()
+        if text.startswith("{"):
+            entries = [JSON.decode(line) for line in text.split("\n") if line.strip()]
+        else:
+            entries = JSON.decode(text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a JSON file") from None
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8
+        raise UserError(f"{path}: no JSON ({error}); wanted a list of objects") from None
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: holds {entries!r:.60}; wanted a list of objects")
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: entry {index} is {entry!r:.60}; wanted an object")
+    return entries
+
+
+# ---- the command ----
+
+COLOURS = dict(zip(ROLES, data.COLOURS, strict=True)) | {"user": 1, "observation": 2, "note": 31}
+INDENT = 13  # columns of a role's name in the trace
+
+
+class Trace:
+    """Prints turns as they come. Only names of roles stand at the left edge: no text can pass for a turn."""
+
+    def __init__(self, file: TextIO, silent: tuple[str, ...] = ()):
+        self.file, self.silent, self.fresh = file, silent, True
+        self.colour = file.isatty() and not os.environ.get("NO_COLOR")
+
+    def __call__(self, role: str, piece: str | None) -> None:
+        if role in self.silent:
+            return
+        text = "\n" if piece is None else printable(piece).replace("\n", "\n" + " " * INDENT)
+        text = f"{role:<{INDENT}}{text}" if self.fresh else text
+        self.fresh = piece is None
+        text = f"\033[{COLOURS[role]}m{text}\033[0m" if self.colour else text
+        print(text, end="", file=self.file, flush=True)
+
+
+def printable(text: str) -> str:
+    """Text that cannot steer a terminal: control and invisible characters are spelled out, as \\x1b."""
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    spelled = (repr(c)[1:-1] if c not in "\n\t" and unicodedata.category(c) in hidden else c for c in text)
+    return "".join(spelled)
+
+
+def parse_args(argv: list[str] | None) -> Namespace:
+    parser = ArgumentParser(prog="agent.py", description="Ask an agent. The trace is printed role by role.")
+    add = parser.add_argument_group("agent").add_argument
+    add("--model", default=str(HERE / "tiny"), metavar="DIR|HUB_ID", help="base model")
+    add("--adapter", default="output", metavar="DIR", help="what train.py wrote for it")
+    add(
+        "--domain",
+        choices=data.DOMAINS,
+        default="bfcl",
+        help="whose prompts and call format it was trained on",
+    )
+    add(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the base; auto: bfloat16 on CUDA",
+    )
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    add = parser.add_argument_group("task").add_argument
+    add("--query", metavar="TEXT", help="one question; None: a conversation, a line a turn")
+    add("--tools", metavar="FILE", help="JSON list of function schemas; None: no functions")
+    add(
+        "--responses", metavar="FILE", help="recorded {name, arguments, response}, a JSON list or a line each"
+    )
+    add("--json", action="store_true", help="print nothing but the trajectory, one object")
+    add = parser.add_argument_group("limits and sampling").add_argument
+    add("--max-turns", type=number(int, 1), default=12, help="turns of roles for one question")
+    add("--max-new-tokens", type=number(int, 1), default=512, help="tokens of one turn")
+    add("--max-result-chars", type=number(int, 1), default=4000, help="characters of one tool result")
+    add("--temperature", type=number(float, 0, 100), default=0.0, help="0: the likeliest token")
+    add(
+        "--top-p",
+        type=number(float, 1e-6, 1),
+        default=1.0,
+        help="draw from the likeliest tokens of this mass",
+    )
+    add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="of the sampling")
+    args = parser.parse_args(argv)
+    if args.query is None and args.json:
+        parser.error("--json: got no --query; wanted one question to print the trajectory of")
+    if args.query is not None and not args.query.strip():
+        parser.error("--query: got an empty text; wanted a question")
+    if args.responses and not args.tools:
+        parser.error("--responses: got no --tools; wanted the schemas of the recorded functions")
+    return args
+
+
+def load(args: Namespace) -> tuple[Transformer, Frame]:
+    """The adapted model and its frame. Raises UserError."""
+    folder = checkpoint_folder(args.model)
+    if not (Path(args.adapter) / "adapter_config.json").is_file():
+        model = "" if args.model == str(HERE / "tiny") else f" --model {args.model}"
+        hint = f"python train.py --data bfcl.jsonl{model} --output {args.adapter}"
+        raise UserError(
+            f"{args.adapter}: no adapter there; train one with `{hint}` or give --adapter its folder"
+        )
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown name; torch without CUDA
+        raise UserError(f"--device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
+    dtype = ("bfloat16" if device.type == "cuda" else "float32") if args.dtype == "auto" else args.dtype
+    frame, model = load_frame(folder), Transformer.from_pretrained(folder, getattr(torch, dtype), device)
+    load_adapter(model, args.adapter)
+    return model.eval(), frame
+
+
+def converse(start: Callable[[], Episode]) -> None:
+    """Take a query a line until the input ends. After a conversation that met a limit a new one begins."""
+    sys.stdin.reconfigure(errors="replace")
+    print("One question a line; Ctrl-D ends.", file=sys.stderr)
+    prompt, episode = f"{'user':<{INDENT}}" if sys.stdin.isatty() else "", start()
+    while True:
+        try:
+            query = input(prompt)
+        except EOFError:
+            return
+        if query.strip() and episode.user(query) != "done":
+            print(f"stopped: {episode.record['exit_status']}; a new conversation begins", file=sys.stderr)
+            episode = start()
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")
+    schemas = read_tools(args.tools) if args.tools else []
+    responses = read_responses(args.responses) if args.responses else []
+    tools = Tools(schemas, responses=responses, max_result_chars=args.max_result_chars)
+    model, frame = load(args)
+    names = ("domain", "max_turns", "max_new_tokens", "temperature", "top_p", "seed")
+    options = {name: getattr(args, name) for name in names}
+    if not args.json:
+        typed = args.query is None and sys.stdin.isatty()
+        options["watch"] = Trace(sys.stdout, silent=("user",) if typed else ())
+    if args.query is None:
+        return converse(lambda: Episode(model, frame, tools, **options))
+    record = run_episode(model, frame, tools, args.query, **options)
+    if args.json:
+        print(json.dumps(record, ensure_ascii=False))
+    elif record["exit_status"] != "done":
+        print(f"stopped: {record['exit_status']}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
