@@ -1,0 +1,659 @@
+"""train.py on a random model of two layers and width 32, mostly through its command line.
+
+Naive twins: one document at a time for the packed loss, one big micro-batch for gradient accumulation, one
+process for two, no cache for a shared one, an uninterrupted run for one that is killed and resumed.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+import data
+import mor
+import train
+from calls import write_calls
+from cli import run
+from frames import Frame, load_frame
+from model import ModelConfig, Transformer
+
+ROOT = Path(__file__).resolve().parent.parent
+SPECIALS = [
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eom_id|>",
+    "<|eot_id|>",
+]
+TIMEOUT = 280  # seconds; for machines that do something else as well
+TIMING = ("tokens_per_second", "peak_memory_bytes")
+SMALL = ["--rank", "2", "--loras", "3,3,2", "--active", "2,2,2", "--lr", "0.01", "--device", "cpu"]
+
+
+def make_record(i: int) -> dict:
+    """A call, an observation, a summary; every third record needs no call, every fourth makes two calls."""
+    tool = {"name": f"get_{i}", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+    turns = [{"role": "user", "content": f"Run {i}." + " Please." * (i % 3)}]
+    if i % 3 != 2:
+        calls = [{"name": f"get_{i}", "arguments": {"n": i + k}} for k in range(1 + (i % 4 == 0))]
+        turns += [
+            {"role": "reasoner", "content": f"I need get_{i}.", "next": "executor"},
+            {"role": "executor", "calls": calls},
+            {"role": "observation", "content": f"{{'n': {i}}}"},
+        ]
+    turns += [
+        {"role": "reasoner", "content": "That is all.", "next": "summarizer"},
+        {"role": "summarizer", "content": f"Number {i}."},
+    ]
+    return {"tools": [tool], "trajectory": turns}
+
+
+def write_lines(path: Path, records: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A random Llama checkpoint with a small byte-level BPE tokenizer that has Llama 3's special tokens."""
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1200, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
+    )
+    texts = [json.dumps(make_record(i)) for i in range(8)] + [
+        data.system_text({}),
+        *data.role_prompts("bfcl"),
+    ]
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "model_type": "llama",
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "eos_token_id": tokenizer.token_to_id("<|eot_id|>"),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    state = Transformer.from_config(ModelConfig.from_dict(config), seed=1).state_dict()
+    del state["lm_head.weight"]  # tied
+    for (
+        name,
+        tensor,
+    ) in state.items():  # a head so small that no hidden state is sure of a token could not overfit
+        tensor *= 25 if "embed" in name else 4 if tensor.dim() == 2 else 1
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory) -> Path:
+    return write_lines(tmp_path_factory.mktemp("data") / "sample.jsonl", [make_record(i) for i in range(8)])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As in the subprocesses below, so that results are equal bit for bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train_in_process(*argv: object) -> int:
+    """Exit code of train.py."""
+    try:
+        return run(train.main, [str(arg) for arg in argv])
+    except SystemExit as error:  # argparse
+        return error.code
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Runs train.py in a process of its own; what is still running after the test is killed."""
+    started = []
+
+    def start(*argv: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+        command = [str(part) for part in (sys.executable, *launcher, ROOT / "train.py", *argv)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        started.append(subprocess.Popen(command, env=environment, start_new_session=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def read_metrics(folder: Path, drop: tuple[str, ...] = TIMING) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / train.METRICS).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in drop} for line in lines]
+
+
+def steps_of(folder: Path) -> list[dict]:
+    return [line for line in read_metrics(folder) if "eval" not in line]
+
+
+def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while (
+        not (folder / train.STATE).exists() or (folder / train.METRICS).read_text().count("grad_norm") < steps
+    ):
+        assert process.poll() is None, process.communicate()[0].decode()
+        assert time.monotonic() < deadline, f"no {steps} steps in {TIMEOUT} s"
+        time.sleep(0.01)
+
+
+def state_of(folder: Path) -> dict:
+    with safe_open(folder / train.STATE, "pt") as file:
+        return json.loads(file.metadata()["state"])
+
+
+def gradients_of(folder: Path) -> dict[str, torch.Tensor]:
+    """AdamW's first moment: after one step a tenth of the gradient."""
+    return {k: v for k, v in load_file(folder / train.STATE).items() if k.startswith("exp_avg.")}
+
+
+@pytest.fixture(scope="module")
+def command(base, sample) -> list:
+    """A run of six steps of three micro-batches; the last step has one."""
+    batch = ["--tokens-per-batch", 600, "--grad-accum", 3, "--epochs", 4, "--save-every", 2]
+    evaluation = ["--eval-data", f"own:{sample}", "--eval-limit", 2]
+    return ["--data", sample, "--model", base, *SMALL, *batch, *evaluation, "--alpha1", 0.01]
+
+
+@pytest.fixture(scope="module")
+def finished(command, tmp_path_factory) -> Path:
+    """The output of that run, never interrupted."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert train_in_process(*command, "--output", folder) == 0
+    return folder
+
+
+def adapted(base: Path) -> Transformer:
+    """The model with an adapter that is no longer zero."""
+    model = Transformer.from_pretrained(base)
+    mor.add_mor(model, mor.MoRConfig(rank=2, loras=(3, 3, 2), active=(2, 2, 2)))
+    generator = torch.Generator().manual_seed(3)
+    for parameter in mor.mor_parameters(model).values():
+        parameter.data.normal_(0, 0.3, generator=generator)
+    return model
+
+
+# ---- the loss ----
+
+
+def test_packed_loss_is_that_of_one_document_at_a_time(base, monkeypatch):
+    """Sums per role too; and the head in chunks of three rows gives what it gives at once."""
+    model, frame = adapted(base), load_frame(base)
+    examples = [data.render(make_record(i), frame) for i in range(3)]
+    naive = torch.zeros(3, 4, dtype=torch.float64)
+    for example in examples:
+        logits = model(torch.tensor(example.input_ids), torch.tensor(example.role_ids))
+        for t, role in enumerate(example.role_ids):
+            naive[role, 3] += 1
+            if example.labels[t] != -100:
+                wanted = example.labels[t]
+                naive[role, 0] += F.cross_entropy(logits[t - 1], torch.tensor(wanted)).item()
+                naive[role, 1] += logits[t - 1].argmax().item() == wanted
+                naive[role, 2] += 1
+    nll, by_role = train.token_losses(model, examples)
+    torch.testing.assert_close(by_role, naive, rtol=1e-5, atol=1e-4)
+    assert nll.item() == pytest.approx(naive[:, 0].sum().item(), rel=1e-5)
+
+    parameters = list(mor.mor_parameters(model).values())
+    at_once = torch.autograd.grad(nll, parameters)
+    monkeypatch.setattr(train, "LOGIT_ROWS", 3)
+    in_chunks = torch.autograd.grad(train.token_losses(model, examples)[0], parameters)
+    torch.testing.assert_close(at_once, in_chunks, rtol=1e-4, atol=1e-4)
+
+
+def test_split_into_micro_batches_does_not_matter(base, sample, tmp_path):
+    """1 x 8 = 8 x 1: no mean of means, and the orthogonal loss once. Balance belongs to its micro-batch."""
+    common = ["--data", sample, "--model", base, *SMALL, "--epochs", 2, "--clip", 0, "--max-length", 900]
+    for name, batch in (("one", [9000, 1]), ("eight", [1, 8])):
+        batch = ["--tokens-per-batch", batch[0], "--grad-accum", batch[1]]
+        assert train_in_process(*common, *batch, "--alpha1", 0, "--output", tmp_path / name) == 0
+    one, eight = steps_of(tmp_path / "one"), steps_of(tmp_path / "eight")
+    assert len(one) == len(eight) == 2
+    for a, b in zip(one, eight, strict=True):
+        assert b["ce"] == pytest.approx(a["ce"], abs=1e-5)
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+        assert b["orthogonal"] == pytest.approx(a["orthogonal"], rel=1e-4)  # once a step, not eight times
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+        assert (a["tokens"], a["supervised_tokens"]) == (b["tokens"], b["supervised_tokens"])
+        assert b["load_executor"] == pytest.approx(a["load_executor"], abs=1e-3)
+        assert b["balance"] != a["balance"]
+    torch.testing.assert_close(
+        gradients_of(tmp_path / "one"), gradients_of(tmp_path / "eight"), rtol=1e-2, atol=1e-5
+    )
+
+
+def test_logged_loss_is_eq_8(finished):
+    for line in steps_of(finished):
+        assert line["loss"] == pytest.approx(
+            line["ce"] + 0.01 * line["balance"] + 1e-4 * line["orthogonal"], rel=1e-5
+        )
+
+
+def test_metrics_have_the_fields_of_the_contract(finished, base):
+    records, frame = [make_record(i) for i in range(8)], load_frame(base)
+    fields = "step loss ce balance orthogonal grad_norm lr tokens supervised_tokens tokens_per_second".split()
+    per_role = [f"{kind}_{role}" for kind in ("loss", "accuracy", "load") for role in mor.ROLES]
+    lines = read_metrics(finished, drop=())
+    steps = [line for line in lines if "eval" not in line]
+    assert all(set(line) == {*fields, "peak_memory_bytes", *per_role} for line in steps)
+    assert [line["step"] for line in steps] == list(range(1, len(steps) + 1))
+    tokens = sum(len(data.render(record, frame).input_ids) for record in records)
+    assert sum(line["tokens"] for line in steps) == 4 * tokens
+    assert len(steps[0]["load_reasoner"]) == 2 and sum(steps[0]["load_reasoner"]) == pytest.approx(1)
+    assert steps[0]["peak_memory_bytes"] > 2**20 and steps[0]["tokens_per_second"] > 0
+
+    evaluations = [line for line in lines if "eval" in line]
+    assert [(line["step"], line["set"]) for line in evaluations] == [(0, "own"), (len(steps), "own")]
+    wanted = {"n", "loss", "executor_exact", "executor_exact_own", "next_role_accuracy", "executor_turns"}
+    wanted |= {"reasoner_turns", *(f"{kind}_{role}" for kind in ("loss", "accuracy") for role in mor.ROLES)}
+    assert all(set(line["eval"]) == wanted for line in evaluations)
+    assert evaluations[1]["eval"]["loss"] < evaluations[0]["eval"]["loss"]
+    assert evaluations[0]["eval"]["n"] == 8
+
+
+@pytest.fixture(scope="module")
+def overfitted(base, tmp_path_factory) -> tuple[Transformer, Path]:
+    """A model trained until it writes a trajectory right, and the output folder."""
+    folder, models, real = tmp_path_factory.mktemp("overfitted"), [], Transformer.from_pretrained
+    records = write_lines(folder / "one.jsonl", [make_record(0)])
+    argv = ["--data", records, "--model", base, "--eval-data", records, "--output", folder / "run"]
+    argv += ["--rank", 8, "--lr", 0.01, "--steps", 80, "--grad-accum", 1, "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            train.Transformer, "from_pretrained", lambda *args: models.append(real(*args)) or models[-1]
+        )
+        assert train_in_process(*argv) == 0
+    return models[-1].eval(), folder / "run"
+
+
+def test_overfits(overfitted):
+    steps = steps_of(overfitted[1])
+    assert steps[-1]["ce"] < 0.05 * steps[0]["ce"]
+    before, after = (line["eval"] for line in read_metrics(overfitted[1]) if "eval" in line)
+    for name in ("executor_exact", "executor_exact_own", "next_role_accuracy", "accuracy_summarizer"):
+        assert (before[name], after[name]) == (0, 1)
+
+
+def test_trains_the_adapter_and_nothing_else(overfitted, base):
+    model, folder = overfitted
+    frozen = {name.replace(".base.", "."): p for name, p in model.named_parameters() if not p.requires_grad}
+    stored = load_file(base / "model.safetensors")
+    assert stored.keys() <= frozen.keys()
+    assert all(torch.equal(stored[name], frozen[name]) for name in stored)
+
+    fresh = Transformer.from_pretrained(base)
+    mor.load_adapter(fresh, folder)  # what was saved is what was trained
+    trained = mor.mor_parameters(model)
+    assert all(torch.equal(p, trained[name]) for name, p in mor.mor_parameters(fresh).items())
+
+
+# ---- plan and schedule ----
+
+
+def arguments(*argv: object):
+    return train.parse_args(["--data", "x.jsonl", "--model", "y", *map(str, argv)])
+
+
+def test_plan_uses_every_trajectory_once_an_epoch():
+    loaded = [train.Trajectory({}, None, length, 1) for length in (50, 20, 70, 30, 90, 40, 10)]
+    plan = train.plan_steps(loaded, arguments("--epochs", 2, "--tokens-per-batch", 100, "--grad-accum", 2))
+    micro_batches = [pack for step in plan for pack in step]
+    assert sorted(i for pack in micro_batches for i in pack) == sorted(2 * list(range(7)))
+    assert all(sum(loaded[i].length for i in pack) <= 100 for pack in micro_batches)
+    assert all(len(step) == 2 for step in plan[:-1])
+    whole = train.plan_steps(loaded, arguments("--epochs", 1, "--tokens-per-batch", 100, "--grad-accum", 1))
+    half = train.plan_steps(loaded, arguments("--epochs", 0.5, "--tokens-per-batch", 100, "--grad-accum", 1))
+    assert half == whole[: len(half)] and len(half) == -(-len(whole) // 2)
+    assert len(train.plan_steps(loaded, arguments("--steps", 9, "--tokens-per-batch", 100))) == 9
+
+
+def test_schedules():
+    lr = {}
+    for name in ("constant", "linear", "cosine"):
+        args = arguments("--schedule", name, "--lr", 1, "--warmup", 0.1)
+        lr[name] = [train.learning_rate(step, 100, args) for step in (1, 5, 10, 11, 56, 100)]
+    assert lr["constant"] == [0.1, 0.5, 1, 1, 1, 1]
+    assert lr["linear"] == pytest.approx([0.1, 0.5, 1, 1, 0.5, 1 / 90])
+    assert lr["cosine"][:4] == [0.1, 0.5, 1, 1] and lr["cosine"][4] == pytest.approx(0.5)
+    assert 0 < lr["cosine"][5] < 0.01
+    assert train.learning_rate(1, 1, arguments("--warmup", 1)) == 5e-5
+
+
+def test_defaults_are_the_papers_with_a_model_and_the_quick_runs_without():
+    paper, quick = arguments(), train.parse_args(["--data", "x.jsonl"])
+    assert (paper.rank, paper.loras, paper.active) == (16, (5, 5, 4), (4, 4, 3))
+    assert (paper.lr, paper.epochs) == (5e-5, 4)
+    assert (paper.alpha1, paper.alpha2, paper.quick) == (1e-3, 1e-4, False)
+    assert quick.quick and quick.model == str(ROOT / "tiny")
+    assert all(getattr(quick, name) == value for name, value in train.QUICK_RUN.items())
+    assert train.parse_args(["--data", "x.jsonl", "--lr", "0.5"]).lr == 0.5
+    assert list(train.parse_args(["--data", str(train.SAMPLE)]).eval_data) == [
+        "unseen functions",
+        "seen functions",
+    ]
+
+
+# ---- killed, interrupted, resumed, shared out ----
+
+
+def test_stopped_and_resumed_is_never_interrupted(command, finished, start, tmp_path):
+    """SIGKILL at two random moments (saves take as long as steps here); between them Ctrl-C, which saves."""
+    chance, folder = random.Random(), tmp_path / "run"
+    for steps, number in ((1, signal.SIGKILL), (3, signal.SIGINT), (5, signal.SIGKILL)):
+        resume = ["--resume"] if folder.exists() else []
+        process = start(*command, "--output", folder, *resume)
+        wait_for_steps(process, folder, steps)
+        if number == signal.SIGKILL:
+            time.sleep(chance.uniform(0, 0.2))
+        process.send_signal(number)
+        output = process.communicate(timeout=TIMEOUT)[0].decode()
+        if number == signal.SIGINT:
+            assert process.returncode == 130 and "Traceback" not in output and "--resume" in output, output
+            assert state_of(folder)["step"] == steps_of(folder)[-1]["step"] >= steps
+        else:
+            assert process.returncode == -signal.SIGKILL, output
+    (folder / f".{train.STATE}.1.tmp").write_bytes(b"half a save")
+    for _ in range(2):  # the second time, all that is left to do is the last evaluation
+        assert train_in_process(*command, "--output", folder, "--resume") == 0
+        assert read_metrics(folder) == read_metrics(finished)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+    resumed, whole = (load_file(each / train.STATE) for each in (folder, finished))
+    assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert not list(folder.glob(".*"))  # what a killed save left behind is gone
+
+
+def test_second_ctrl_c_stops_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), train.stop_on_signal() as caught:
+        os.kill(os.getpid(), signal.SIGTERM)  # torchrun sends it after Ctrl-C: not a second one
+        os.kill(os.getpid(), signal.SIGINT)
+        assert caught == [signal.SIGTERM, signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        pytest.fail("still here")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_two_processes_are_one(command, finished, start, tmp_path):
+    """Under torchrun on gloo; in the last step the second process has no micro-batch."""
+    last = state_of(finished)["step"]
+    assert steps_of(finished)[-1]["tokens"] < 600 and last == len(steps_of(finished))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = start(*command, "--output", tmp_path / "run", launcher=launcher)
+    output = process.communicate(timeout=TIMEOUT)[0].decode()
+    assert process.returncode == 0, output
+    for one, two in zip(read_metrics(finished), read_metrics(tmp_path / "run"), strict=True):
+        flat_one, flat_two = ({**line, **line.pop("eval", {})} for line in (one, two))
+        assert flat_one.keys() == flat_two.keys()
+        for key, value in flat_one.items():
+            assert flat_two[key] == (
+                value if isinstance(value, str) else pytest.approx(value, abs=1e-5, rel=1e-5)
+            ), key
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (finished, tmp_path / "run"))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
+
+
+# ---- evaluation ----
+
+
+def naive_turns(model: Transformer, record: dict, frame: Frame) -> Counter:
+    """write_turns with every token generated and no cache kept."""
+    history, counts, turns = data.render_prompt(record, frame), Counter(), record["trajectory"]
+
+    def write(start: data.Example, turn: dict) -> str:
+        start, header = (
+            data.Example(*map(list, vars(start).values())),
+            data.render_header(turn["role"], frame),
+        )
+        start.extend(header)
+        length = len(data.render_turn(turn, frame, "bfcl").input_ids) - len(header.input_ids)
+        options = {"role": start.role_ids[-1], "max_new_tokens": 2 * length + 16, "stop_ids": frame.stop_ids}
+        ids = list(train.generate(model, start.input_ids, role_ids=start.role_ids, **options))
+        return frame.decode(ids[:-1]) if ids[-1] in frame.stop_ids else ""
+
+    for i, turn in enumerate(turns):
+        if turn["role"] == "reasoner":
+            said, named = data.parse_next(write(history, turn))
+            counts.update(reasoner_turns=1, next_role=named == turn["next"])
+            if named == "executor" and "calls" in turns[i + 1]:
+                own = data.Example(*map(list, vars(history).values()))
+                own.extend(
+                    data.render_turn({"role": "reasoner", "content": said, "next": named}, frame, "bfcl")
+                )
+                counts["exact_own"] += train.holds(write(own, turns[i + 1]), turns[i + 1]["calls"])
+        elif "calls" in turn:
+            counts.update(executor_turns=1, exact=train.holds(write(history, turn), turn["calls"]))
+        history.extend(data.render_turn(turn, frame, "bfcl"))
+    return counts
+
+
+def test_written_turns_are_those_generated_token_by_token(overfitted, base, monkeypatch):
+    """On what the model has learned, on what it half knows, and with a model that knows nothing."""
+    model, frame = overfitted[0], load_frame(base)
+    half = [make_record(1) | {"system": "You can call functions."}, make_record(4), make_record(7)]
+    half[0]["trajectory"][0]["content"] = "Run 1. Please!"
+    found = [train.write_turns(model, record, frame) for record in half]
+    assert found == [naive_turns(model, record, frame) for record in half]
+    assert 0 < sum(counts["next_role"] for counts in found) and any(
+        c["exact"] < c["executor_turns"] for c in found
+    )
+    untrained, record = adapted(base).eval(), make_record(4)
+    assert train.write_turns(untrained, record, frame) == naive_turns(untrained, record, frame)
+    monkeypatch.setattr(train, "generate", lambda *_, **__: pytest.fail("the reference was retraced"))
+    counts = train.write_turns(model, make_record(0), frame)
+    assert counts == Counter(reasoner_turns=2, next_role=2, executor_turns=1, exact=1, exact_own=1)
+
+
+@pytest.mark.parametrize(
+    "written, exact, exact_own, next_role",
+    [
+        ({}, 1, 1, 2),
+        ({"executor": "{1}, {0}"}, 1, 1, 2),  # the order is free
+        (
+            {"executor": "Action: get_4 Arguments: {{'n': 4.0}} Action: get_4 Action-Input: {{'n': 5}}"},
+            1,
+            1,
+            2,
+        ),
+        ({"executor": "{0}"}, 0, 0, 2),  # a call is missing
+        ({"executor": "{0}, {1}, {1}"}, 0, 0, 2),  # one too many
+        ({"executor": "Action: get_4 Arguments: {{'n': '4'}}, {1}"}, 0, 0, 2),  # a string is no number
+        ({"executor": "I cannot"}, 0, 0, 2),
+        ({"executor": "{0}, {1}", "endless": True}, 0, 0, 0),  # no end of turn
+        ({"reasoner": "Something else. Next: executor"}, 1, 1, 1),
+        ({"reasoner": "Next: summarizer"}, 1, 0, 1),
+        ({"reasoner": "No role named."}, 1, 0, 0),
+    ],
+)
+def test_what_counts_as_right(base, monkeypatch, written, exact, exact_own, next_role):
+    """And every turn continues a rendered trajectory, on a cache that holds nothing but its beginning."""
+    frame, record = load_frame(base), make_record(4)
+    turns, own = record["trajectory"], {"role": "reasoner", "content": "Something else.", "next": "executor"}
+    trajectories = [[turns[0], turn, *turns[2:]] for turn in (turns[1], own)]
+    reference, with_own = (data.render(record | {"trajectory": each}, frame) for each in trajectories)
+    texts = {role: [] for role in mor.ROLES}
+    for turn in turns[1:]:
+        ids = data.render_turn(turn, frame, "bfcl").input_ids[len(frame.headers[turn["role"]]) : -1]
+        texts.setdefault(turn["role"], []).append(frame.decode(ids))
+    calls = [write_calls([call], "bfcl") for call in turns[2]["calls"]]
+    reasoner = reversed(texts["reasoner"])  # the last turn is written first
+    valid = len(reference.input_ids)  # so much of the cache holds the reference
+
+    def script(model, input_ids, *, role_ids, role, max_new_tokens, cache, **_):
+        nonlocal valid
+        name, n = mor.ROLES[role], len(input_ids)
+        assert input_ids[-len(frame.headers[name]) :] == frame.headers[name]  # the model had nothing right
+        rendered = next(each for each in (reference, with_own) if each.input_ids[:n] == input_ids)
+        assert rendered.role_ids[:n] == role_ids
+        kept = min(cache.length, n - 1)  # as generate does
+        assert kept <= valid and reference.input_ids[:kept] == input_ids[:kept]
+        valid, cache.length = kept, n + 1
+        text = written.get(name, next(reasoner) if name == "reasoner" else "{0}, {1}")
+        ids = frame.encode(text.format(*calls) if name == "executor" else text)
+        longest = max(len(frame.encode(text)) for text in texts[name])
+        assert len(ids) < max_new_tokens <= 2 * (longest + 1) + 16
+        yield from ids if written.get("endless") else [*ids, frame.end]
+
+    monkeypatch.setattr(train, "generate", script)
+    counts = train.write_turns(Transformer.from_pretrained(base), record, frame)
+    assert (counts["exact"], counts["exact_own"], counts["next_role"]) == (exact, exact_own, next_role)
+
+
+def test_table_shows_first_and_last():
+    rows = []
+    for step in (0, 1, 2):
+        shares = {"executor_exact": step / 4, "executor_exact_own": None, "next_role_accuracy": 1.0}
+        rows.append({"step": step, "set": "x", "eval": {"n": 3, "loss": 1.0, **shares}})
+    lines = train.table(rows).splitlines()
+    assert len(lines) == 3 and "0.0%" in lines[1] and "50.0%" in lines[2] and " - " in lines[2]
+
+
+# ---- refusals ----
+
+
+def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.Transformer, "from_pretrained", lambda *_: pytest.fail("loaded the model"))
+    assert train_in_process("--data", sample, "--model", base, "--show", 2, "--output", tmp_path / "run") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("Run 0.") == shown.count("Run 1.") == 1 and "Run 2." not in shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--lr", "fast"], "--lr"),
+        (["--lr", "nan"], "--lr"),
+        (["--lr", "-1"], "--lr"),
+        (["--rank", "0"], "--rank"),
+        (["--epochs", "0"], "--epochs"),
+        (["--loras", "5,5"], "5,5,4"),
+        (["--loras", "1,5,4"], "loras"),
+        (["--active", "6,4,3"], "active"),
+        (["--targets", "w_proj"], "w_proj"),
+        (["--targets", ""], "targets"),
+        (["--dtype", "int8"], "--dtype"),
+        (["--schedule", "steps"], "--schedule"),
+        (["--warmup", "1.5"], "--warmup"),
+        (["--device", "abacus"], "--device"),
+        (["--device", "cuda:99"], "--device"),
+        (["--max-length", "2000"], "1024"),
+        (["--max-length", "50"], "--max-length"),
+        (["--max-length", "250", "--overlong", "error"], "--max-length"),
+        (["--tokens", "5"], "--tokens"),
+        (["--data", "absent.jsonl"], "absent.jsonl"),
+        (["--model", "no-such-folder"], "no-such-folder"),
+        (["--eval-data", "absent.jsonl"], "absent.jsonl"),
+        (["--eval-data", "a:b.jsonl", "--eval-data", "a:c.jsonl"], "two sets"),
+        (["--resume"], "--resume"),
+        (["--output", "/proc/none/run"], "/proc/none/run"),
+    ],
+)
+def test_bad_flags_get_one_line_and_exit_code_2(base, sample, tmp_path, capsys, flags, words):
+    argv = ["--data", sample, "--model", base, "--steps", 1, "--output", tmp_path / "run", *SMALL, *flags]
+    assert train_in_process(*argv) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.err.count("\n") == 1, captured.err
+    assert not (tmp_path / "run" / train.STATE).exists()
+
+
+def test_fewer_micro_batches_than_processes(base, sample, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    argv = ["--data", sample, "--model", base, "--grad-accum", 2, "--output", tmp_path]
+    assert train_in_process(*argv) == 2
+    assert "--grad-accum" in capsys.readouterr().err
+
+
+def test_another_run_is_not_overwritten(command, finished, capsys):
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    assert train_in_process(*command, "--output", finished) == 2
+    error = capsys.readouterr().err
+    assert str(finished) in error and "--resume" in error and error.count("\n") == 1
+    assert before == {path.name: path.read_bytes() for path in finished.iterdir()}
+
+
+CHANGES = [
+    "--rank 3",
+    "--seed 9",
+    "--lr 1",
+    "--loras 4,3,2",
+    "--grad-accum 1",
+    "--epochs 5",
+    "--max-length 250",
+]
+
+
+@pytest.mark.parametrize("flags", CHANGES)
+def test_resume_refuses_changed_settings(command, finished, capsys, flags):
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    assert train_in_process(*command, "--output", finished, "--resume", *flags.split()) == 2
+    error = capsys.readouterr().err
+    name = "--data" if "length" in flags else flags.split()[0]  # it leaves out other trajectories
+    assert error.startswith(f"error: {name}: ") and error.count("\n") == 1
+    assert before == {path.name: path.read_bytes() for path in finished.iterdir()}
+
+
+def test_resume_refuses_other_data_another_base_and_a_broken_state(command, finished, base, tmp_path, capsys):
+    records = [make_record(i) for i in range(8)]
+    records[3]["trajectory"][0]["content"] += "!"
+    other = write_lines(tmp_path / "other.jsonl", records)
+    assert train_in_process(*command, "--output", finished, "--resume", "--data", other) == 2
+    assert "--data" in capsys.readouterr().err
+
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in base.iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    state = load_file(model / "model.safetensors")
+    state["model.norm.weight"][0] += 0.5
+    save_file(state, model / "model.safetensors")
+    assert train_in_process(*command, "--output", finished, "--resume", "--model", model) == 2
+    assert "--model" in capsys.readouterr().err
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / train.STATE).write_bytes((finished / train.STATE).read_bytes()[:500])
+    assert train_in_process(*command, "--output", broken, "--resume") == 2
+    assert train.STATE in capsys.readouterr().err
+
+
+def test_loss_that_is_no_number_stops_the_run_and_keeps_the_last_save(base, sample, tmp_path, capsys):
+    argv = ["--data", sample, "--model", base, *SMALL, "--lr", 1e30, "--steps", 5, "--clip", 0]
+    assert train_in_process(*argv, "--output", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert "step 2" in error and "--lr" in error and error.count("\n") == 1
+    assert state_of(tmp_path / "run")["step"] == 0
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / train.STATE).values())

@@ -1,0 +1,738 @@
+"""Train a Mixture-of-Roles adapter: the paper's Algorithm 1 and Eq. 8, as one plain loop in `train`.
+
+    python train.py --data bfcl.jsonl                                    quick run on a CPU, no download
+    python train.py --data train.jsonl --model DIR --output runs/llama   one GPU, the paper's settings
+    torchrun --nproc-per-node 8 train.py --data train.jsonl --model DIR  eight GPUs, the same result
+    python train.py --data train.jsonl --model Qwen/Qwen2.5-Coder-1.5B   base model from the hub
+
+The same command with --resume goes on with a run that was stopped. Defaults are the paper's (section 4.1):
+rank 16; 5, 5 and 4 LoRAs, 4, 4 and 3 of them active; lr 5e-5; 4 epochs; alpha1 1e-3; alpha2 1e-4.
+
+A step takes --grad-accum micro-batches, shared out over the processes; a micro-batch is a pack of whole
+trajectories of up to --tokens-per-batch tokens. Paper silent:
+  - Eq. 9 is summed over the supervised tokens of a step and divided once by their number, known before the
+    first backward, so that it does not depend on the split into micro-batches and processes.
+  - Eqs. 10 to 12 take their statistics from one micro-batch; a step's balance loss is the mean over its
+    micro-batches. Eq. 13 depends on the parameters alone and enters once a step.
+  - Batch size; warm-up, then a cosine down to 0; clipping at norm 1; no weight decay.
+
+The output folder holds adapter_config.json and adapter_model.safetensors; train_args.json; metrics.jsonl, a
+line per logged step (about that step alone) and per evaluation; and training_state.safetensors, all that
+--resume needs in one file, because the rename of one file has happened or it has not. Left out: sharding a
+base model that is too large for one device.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+
+import data
+import mor
+from calls import CallError, parse_calls, same_calls
+from cli import ArgumentParser, UserError, number, run, write_whole
+from data import Example
+from frames import Frame, load_frame
+from model import KVCache, ModelConfig, Transformer, checkpoint_folder, generate
+from mor import ROLES, MoRConfig
+
+HERE = Path(__file__).resolve().parent
+
+# Without --model: the bundled tiny/, and these in place of the defaults in parse_args.
+QUICK_RUN = dict(epochs=3.0, lr=2e-3, tokens_per_batch=4096, grad_accum=1, save_every=100, eval_limit=50)
+SAMPLE = HERE / "bfcl.jsonl"  # with it, unless --eval-data is given:
+SAMPLE_EVAL = {"unseen functions": HERE / "bfcl_heldout.jsonl", "seen functions": HERE / "bfcl_seen.jsonl"}
+
+STATE, METRICS, ARGS = "training_state.safetensors", "metrics.jsonl", "train_args.json"
+LOGIT_ROWS = 1024  # positions whose logits exist at a time: 0.5 GB in fp32 for a vocabulary of 128k
+
+
+# ---- arguments ----
+
+
+# fmt: off
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="train.py", description=__doc__.split("\n\n")[0], epilog=quick_run())
+    parser.set_defaults(quick=False)
+    absent, config = argparse.SUPPRESS, MoRConfig()
+    count, positive, amount = number(int, 0), number(int, 1), number(float, 0)
+
+    add = parser.add_argument_group("data").add_argument
+    add("--data", type=Path, required=True, default=absent, metavar="FILE", help="trajectories, JSON Lines")
+    add("--eval-data", action="append", default=absent, metavar="[NAME:]FILE",
+        help="held-out trajectories; may be given several times (for bfcl.jsonl: its own)")
+    add("--max-length", type=count, default=0, metavar="TOKENS",
+        help="of a trajectory; 0: what a micro-batch and the model hold")
+    add("--overlong", choices=("skip", "error"), default="skip", help="what to do with longer ones")
+    add("--show", type=count, default=0, metavar="N", help="print N rendered trajectories and stop")
+
+    add = parser.add_argument_group("model and adapter").add_argument
+    add("--model", default=absent, metavar="DIR|HUB_ID", help="base model; without it, a quick run on tiny/")
+    add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+        help="of the base model; auto: bfloat16 on CUDA, else float32")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    add("--rank", type=positive, default=config.rank, metavar="N", help="of every LoRA")
+    add("--loras", type=triple, default="5,5,4", metavar="N,N,N",
+        help="LoRAs of reasoner, executor, summarizer, the shared one included")
+    add("--active", type=triple, default="4,4,3", metavar="N,N,N", help="of these per token, likewise")
+    add("--targets", default=",".join(config.targets), metavar="NAMES", help="names of linears to adapt")
+    add("--orthogonal", choices=("directions", "printed"), default="directions", help="reading of Eq. 13")
+    add("--shared-gate", action=argparse.BooleanOptionalAction, default=False,
+        help="put a sigmoid gate on the shared LoRA")
+
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--epochs", type=number(float, 1e-6), default=4.0, metavar="F", help="passes over the data")
+    add("--steps", type=count, default=0, metavar="N", help="steps, in place of --epochs; 0: none")
+    add("--tokens-per-batch", type=positive, default=8192, metavar="TOKENS", help="of a micro-batch")
+    add("--grad-accum", type=positive, default=8, metavar="N", help="micro-batches in a step")
+    add("--lr", type=amount, default=5e-5, metavar="F", help="highest learning rate of AdamW")
+    add("--warmup", type=number(float, 0, 1), default=0.03, metavar="F", help="share of steps, lr rising")
+    add("--schedule", choices=("constant", "linear", "cosine"), default="cosine", help="of lr after warm-up")
+    add("--weight-decay", type=amount, default=0.0, metavar="F", help="of AdamW")
+    add("--clip", type=amount, default=1.0, metavar="NORM", help="of the gradient at most; 0: no clipping")
+    add("--alpha1", type=amount, default=1e-3, metavar="F", help="weight of the balance loss in Eq. 8")
+    add("--alpha2", type=amount, default=1e-4, metavar="F", help="weight of the orthogonal loss in Eq. 8")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help="of adapter and data order")
+
+    add = parser.add_argument_group("output").add_argument
+    add("--output", type=Path, default=Path("output"), metavar="DIR", help="folder of the run")
+    add("--resume", action="store_true", help="go on with the run in --output")
+    add("--save-every", type=positive, default=500, metavar="STEPS", help="between saves")
+    add("--log-every", type=positive, default=1, metavar="STEPS", help="between lines of metrics.jsonl")
+    add("--eval-limit", type=count, default=100, metavar="N",
+        help="trajectories of a set to write turns for; 0: all")
+
+    args = parser.parse_args(argv)
+    if not hasattr(args, "model"):
+        parser.set_defaults(quick=True, model=str(HERE / "tiny"), **QUICK_RUN)
+        args = parser.parse_args(argv)
+    args.eval_data = eval_files(args)
+    return args
+# fmt: on
+
+
+def quick_run() -> str:
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in QUICK_RUN.items())
+    return f"Quick run, without --model: the bundled tiny/ model and {flags}."
+
+
+def triple(text: str) -> tuple[int, ...]:
+    """An argparse type: three whole numbers. What they may be, MoRConfig knows."""
+    try:
+        first, second, third = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted three whole numbers such as 5,5,4") from None
+    return first, second, third
+
+
+def eval_files(args: argparse.Namespace) -> dict[str, Path]:
+    """Evaluation sets, name -> file. Raises UserError when two share a name."""
+    if not hasattr(args, "eval_data"):
+        return SAMPLE_EVAL if args.data.resolve() == SAMPLE else {}
+    files = {}
+    for text in args.eval_data:
+        name, colon, path = text.partition(":")
+        if not colon or Path(text).exists():
+            name, path = Path(text).stem, text
+        if name in files:
+            raise UserError(f"--eval-data: two sets are named {name!r}; name one of them, as in NAME:{path}")
+        files[name] = Path(path)
+    return files
+
+
+# ---- processes ----
+
+
+@dataclass
+class Processes:
+    """This process among those torchrun started, or the only one."""
+
+    rank: int = 0
+    size: int = 1
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def say(self, text: str) -> None:
+        if self.rank == 0:
+            print(text, flush=True)
+
+    def bar(self) -> bool | None:
+        """tqdm's `disable`: None is off unless stderr is a terminal."""
+        return None if self.rank == 0 else True
+
+
+def start_processes(args: argparse.Namespace) -> tuple[Processes, torch.device]:
+    """Choose this process's device and, under torchrun, join the others. Raises UserError."""
+    processes = Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    if args.grad_accum < processes.size:
+        got = f"got {args.grad_accum} micro-batches for {processes.size} processes"
+        raise UserError(f"--grad-accum: {got}; wanted one or more for each")
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device: {name!r} cannot be used here ({reason}); try cpu") from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if processes.size > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return processes, device
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[list[int]]:
+    """Ctrl-C, or SIGTERM from torchrun or a scheduler, goes into the list; a second Ctrl-C stops at once."""
+    caught = []
+
+    def handle(received: int, _) -> None:
+        if received == signal.SIGINT and received in caught:
+            raise KeyboardInterrupt
+        caught.append(received)
+        print("\nsaving after this step; Ctrl-C again stops at once", file=sys.stderr)
+
+    before = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+# ---- data ----
+
+
+@dataclass
+class Trajectory:
+    record: dict
+    example: Example
+    length: int  # tokens
+    supervised: int  # tokens with a label
+
+
+def load(path: Path, frame: Frame, max_length: int, overlong: str, processes: Processes) -> list[Trajectory]:
+    """Read, check and render a file. Raises UserError."""
+    loaded, records = [], data.read_records(path)
+    bar = tqdm(records, desc=f"rendering {path.name}", disable=processes.bar(), leave=False)
+    for i, record in enumerate(bar, 1):
+        example = data.render(record, frame)
+        length, supervised = len(example.input_ids), sum(label >= 0 for label in example.labels[1:])
+        if length <= max_length:
+            parts = array("i", example.input_ids), array("i", example.labels), array("b", example.role_ids)
+            loaded.append(Trajectory(record, Example(*parts), length, supervised))  # 9 bytes a token, not 36
+        elif overlong == "error":
+            raise UserError(
+                f"{path}: trajectory {i} has {length} tokens, --max-length is {max_length}; "
+                "shorten it, raise --max-length, or skip it with --overlong skip"
+            )
+    if not loaded:
+        raise UserError(f"{path}: all trajectories have over {max_length} tokens; raise --max-length")
+    processes.say(
+        f"{path}: {len(loaded):,} trajectories, {sum(t.length for t in loaded):,} tokens, "
+        f"{sum(t.supervised for t in loaded):,} of them supervised; "
+        f"{len(records) - len(loaded):,} of over {max_length:,} tokens skipped"
+    )
+    return loaded
+
+
+def plan_steps(trajectories: list[Trajectory], args: argparse.Namespace) -> list[list[list[int]]]:
+    """All steps of the run: a step is a list of micro-batches, these are lists of indices of trajectories.
+
+    It follows from data and settings, and a step draws no random numbers: the number of a step is all that a
+    resumed run has to know. Steps run on over the end of an epoch; only the last one may be short.
+    """
+    micro_batches = []
+    for epoch in itertools.count():
+        share = 1.0 if args.steps else min(1.0, args.epochs - epoch)
+        if share <= 0 or (args.steps and len(micro_batches) >= args.steps * args.grad_accum):
+            break
+        packs = data.pack([t.length for t in trajectories], args.tokens_per_batch, args.seed, epoch)
+        micro_batches += packs[: math.ceil(share * len(packs))]
+    steps = [micro_batches[i : i + args.grad_accum] for i in range(0, len(micro_batches), args.grad_accum)]
+    return steps[: args.steps or None]
+
+
+# ---- training ----
+
+
+def token_losses(model: Transformer, examples: list[Example]) -> tuple[Tensor, Tensor]:
+    """A micro-batch -> summed cross-entropy; per role [3, 4]: cross-entropy, hits, supervised tokens, tokens.
+
+    Only positions that predict a supervised token meet the head, LOGIT_ROWS at a time, and backward makes
+    their logits anew: kept, they would take more memory than all the rest. The role is the predicted token's.
+    """
+    batch, device = data.collate(examples), model.model.norm.weight.device
+    role_ids, labels = batch.role_ids.to(device), data.targets(batch).to(device)  # [T]; targets are shifted
+    hidden = model.hidden_states(batch.input_ids.to(device), role_ids, batch.lengths)  # [T, hidden]
+    here = (labels >= 0).nonzero().squeeze(1)  # [S]
+
+    def head(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model.lm_head(states).float()  # [rows, vocab]
+        return F.cross_entropy(logits, wanted, reduction="none"), logits.argmax(dim=-1) == wanted
+
+    chunks = zip(hidden[here].split(LOGIT_ROWS), labels[here].split(LOGIT_ROWS), strict=True)
+    parts = [checkpoint(head, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    losses, hits = (torch.cat(column) for column in zip(*parts, strict=True))  # [S]
+    columns = torch.stack((losses.detach(), hits, torch.ones_like(losses)), dim=1).double()  # [S, 3]
+    sums = F.one_hot(role_ids[here + 1], len(ROLES)).double().T @ columns
+    return losses.sum(), torch.cat((sums, role_ids.bincount(minlength=len(ROLES))[:, None]), dim=1)
+
+
+def per_role(sums: list[list[float]]) -> dict[str, float | None]:
+    """loss_<role> and accuracy_<role> from the sums of token_losses; None for a role without tokens."""
+    found = {}
+    for role, (loss, hits, supervised, _) in zip(ROLES, sums, strict=True):
+        found |= {f"loss_{role}": share(loss, supervised), f"accuracy_{role}": share(hits, supervised)}
+    return found
+
+
+def share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def learning_rate(step: int, steps: int, args: argparse.Namespace) -> float:
+    """Of step 1, 2, ..., steps: a straight rise, then what --schedule says; the last step still moves."""
+    warmup = math.ceil(args.warmup * steps)
+    if step <= warmup:
+        return args.lr * step / warmup
+    gone = (step - warmup - 1) / (steps - warmup)
+    shapes = {"constant": 1.0, "linear": 1 - gone, "cosine": (1 + math.cos(math.pi * gone)) / 2}
+    return args.lr * shapes[args.schedule]
+
+
+def flat_gradients(parameters: list[nn.Parameter]) -> Tensor:
+    """One buffer with every .grad as a view: zeroed, summed over processes, measured and clipped at one go.
+
+    Not torch's DDP wrapper: it divides by the number of processes, though the loss is divided by the tokens
+    of all, and waits for a backward from each, which one without micro-batch in the last step does not have.
+    A gradient is never None, so AdamW updates the same parameters however a step is split.
+    """
+    sizes = [p.numel() for p in parameters]
+    flat = torch.zeros(sum(sizes), device=parameters[0].device)
+    for parameter, part in zip(parameters, flat.split(sizes), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return flat
+
+
+def zero_sums(config: MoRConfig, device: torch.device) -> dict[str, Tensor]:
+    """What a step adds up over its micro-batches and the processes."""
+    shapes = {"terms": (4,), "by_role": (3, 4), "stop": (1,)}
+    shapes |= {f"load_{role}": (loras - 1,) for role, loras in zip(ROLES, config.loras, strict=True)}
+    return {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
+
+
+def train(
+    model: Transformer,
+    trajectories: list[Trajectory],
+    plan: list[list[list[int]]],
+    optimizer: torch.optim.AdamW,
+    output: "Output",
+    step: int,
+    args: argparse.Namespace,
+    processes: Processes,
+) -> None:
+    """Algorithm 1, from the step after `step` to the end of the plan.
+
+    Raises KeyboardInterrupt on Ctrl-C, after saving; UserError when the loss is no longer a finite number.
+    """
+    gradients, config = flat_gradients(optimizer.param_groups[0]["params"]), mor.mor_layers(model)[0].config
+    alpha1, alpha2 = args.alpha1, args.alpha2
+    model.train()
+    with stop_on_signal() as caught, tqdm(total=len(plan), initial=step, disable=processes.bar()) as bar:
+        while step < len(plan):  # Algorithm 1: repeat
+            step, started, sums = step + 1, time.perf_counter(), zero_sums(config, gradients.device)
+            micro_batches = plan[step - 1]  # 1. a random batch of data
+            chosen = [trajectories[i] for i in itertools.chain(*micro_batches)]
+            tokens, supervised = sum(t.length for t in chosen), sum(t.supervised for t in chosen)
+            gradients.zero_()
+            for i in range(processes.rank, len(micro_batches), processes.size):
+                examples = [trajectories[j].example for j in micro_batches[i]]
+                nll, by_role = token_losses(model, examples)  # 2. forward with MoR, Eq. 5
+                ce = nll / supervised  # 3. the loss; Eq. 9
+                balance = mor.balance_loss(model) / len(micro_batches)  # Eqs. 10 to 12
+                orthogonal = mor.orthogonal_loss(model) if i == 0 else torch.zeros_like(ce)  # Eq. 13
+                loss = ce + alpha1 * balance + alpha2 * orthogonal  # Eq. 8
+                loss.backward()
+                sums["terms"] += torch.stack((loss, ce, balance, orthogonal)).detach()
+                sums["by_role"] += by_role
+                for (role, load), count in zip(mor.router_load(model).items(), by_role[:, 3], strict=True):
+                    sums[f"load_{role}"] += load * count
+            sums["stop"] += len(caught)  # a signal to one process stops all of them after the same step
+            for values in (gradients, *sums.values()):
+                processes.sum(values)
+
+            loss, ce, balance, orthogonal = sums["terms"].tolist()
+            grad_norm = float(torch.linalg.vector_norm(gradients))
+            if not math.isfinite(loss + grad_norm):
+                raise UserError(
+                    f"step {step}: loss {loss}, gradient norm {grad_norm}, wanted finite numbers; "
+                    f"{args.output} keeps the last save; lower --lr or --clip, or choose --dtype float32"
+                )
+            if 0 < args.clip < grad_norm:
+                gradients.mul_(args.clip / grad_norm)
+            optimizer.param_groups[0]["lr"] = lr = learning_rate(step, len(plan), args)
+            optimizer.step()  # 4. update LoRAs and routers; all else is frozen
+
+            seconds = time.perf_counter() - started
+            record = {"step": step, "loss": loss, "ce": ce, "balance": balance, "orthogonal": orthogonal}
+            record |= {"grad_norm": grad_norm, "lr": lr, "tokens": tokens, "supervised_tokens": supervised}
+            record |= {
+                "tokens_per_second": tokens / seconds,
+                "peak_memory_bytes": peak_memory(gradients.device),
+            }
+            record |= per_role(sums["by_role"].tolist())
+            for role, count in zip(ROLES, sums["by_role"][:, 3].tolist(), strict=True):
+                record[f"load_{role}"] = (sums[f"load_{role}"] / count).tolist() if count else None
+            report(bar, record, seconds, processes)
+            if step % args.log_every == 0:
+                output.log(record)
+            if sums["stop"] or step % args.save_every == 0 or step == len(plan):
+                output.save(step, model, optimizer)
+            if sums["stop"]:
+                processes.say(f"stopped after step {step} of {len(plan)}; --resume goes on with it")
+                raise KeyboardInterrupt
+
+
+def report(bar: tqdm, record: dict, seconds: float, processes: Processes) -> None:
+    """A step on the bar or, where stderr is no terminal, about twenty lines in all."""
+    step, text = record["step"], f"loss {record['loss']:.4f}, {record['tokens_per_second']:,.0f} tokens/s"
+    if not bar.disable:
+        bar.set_postfix_str(text, refresh=False)
+        bar.update()
+    elif step % max(1, bar.total // 20) == 0 or step == bar.total:
+        processes.say(f"step {step}/{bar.total}: {text}, {(bar.total - step) * seconds / 60:.1f} min left")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors took on the GPU, or this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# ---- the output folder ----
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter, beside the number of steps
+FREE = ("quick", "show", "device", "output", "resume", "save_every", "log_every", "eval_data", "eval_limit")
+FREE += ("max_length", "overlong")  # seen in the rendered data
+
+
+def check_output(folder: Path, resume: bool) -> None:
+    """Raises UserError when there is nothing to resume, or when a fresh run would overwrite another."""
+    if resume and not (folder / STATE).exists():
+        raise UserError(f"--resume: {folder} has no {STATE}, no run to go on with; drop --resume")
+    found = [name for name in (STATE, "adapter_model.safetensors") if (folder / name).exists()]
+    if found and not resume:
+        raise UserError(
+            f"--output: {folder} holds a run ({found[0]}); go on with it by --resume or choose another folder"
+        )
+
+
+def settings_of(args: argparse.Namespace, trajectories: list[Trajectory], model: Transformer) -> dict:
+    """What decides the course of a run, as JSON values: flags, and digests of the data and the base model."""
+    settings = {name: value for name, value in vars(args).items() if name not in FREE}
+    rendered = hashlib.sha256()
+    for t in trajectories:
+        for part in (t.example.input_ids, t.example.labels, t.example.role_ids):
+            rendered.update(part)
+    norm = model.model.norm.weight.detach().float().cpu().numpy()  # enough to tell two trainings apart
+    base = hashlib.sha256(repr(model.config).encode() + norm.tobytes())
+    settings |= {"data": f"data {rendered.hexdigest()[:16]}", "model": f"model {base.hexdigest()[:16]}"}
+    return json.loads(json.dumps(settings))
+
+
+class Output:
+    """What is written to the output folder, by the first process only."""
+
+    def __init__(self, folder: Path, settings: dict, writes: bool):
+        self.folder, self.settings, self.writes = folder, settings, writes
+
+    def start(self, args: argparse.Namespace) -> None:
+        """Begin a fresh run; a folder that cannot be written is found out here, before any work."""
+        if self.writes:
+            text = json.dumps(vars(args), indent=1, default=str) + "\n"
+            write_whole(self.folder / ARGS, lambda path: path.write_text(text))
+            write_whole(self.folder / METRICS, Path.touch)
+
+    def log(self, record: dict) -> None:
+        """Append a line to metrics.jsonl. Raises UserError."""
+        if not self.writes:
+            return
+        try:
+            with open(self.folder / METRICS, "a") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            path = self.folder / METRICS
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); free space, then --resume"
+            ) from None
+
+    def save(self, step: int, model: Transformer, optimizer: torch.optim.AdamW) -> None:
+        """Write the training state, then the adapter, which a kill between the two leaves one save behind."""
+        if not self.writes:
+            return
+        metrics_bytes = (self.folder / METRICS).stat().st_size
+        state, tensors = dict(step=step, metrics_bytes=metrics_bytes, settings=self.settings), {}
+        for name, parameter in mor.mor_parameters(model).items():
+            tensors[f"parameter.{name}"] = parameter.detach()
+            for moment in MOMENTS if step else ():
+                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+        write_whole(self.folder / STATE, lambda path: save_file(tensors, path, {"state": json.dumps(state)}))
+        if step:
+            mor.save_adapter(model, self.folder)
+
+    def restore(self, model: Transformer, optimizer: torch.optim.AdamW) -> int:
+        """Put the parameters, AdamW and metrics.jsonl back to the last save; return its step.
+
+        Raises UserError when a setting has changed since, or when the state cannot be read.
+        """
+        path = self.folder / STATE
+        try:
+            with safe_open(path, "pt") as file:
+                state = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{path}: not a training state ({error}); start anew elsewhere") from None
+        for name, value in self.settings.items():
+            if value != (before := state["settings"].get(name)):
+                got = f"--{name.replace('_', '-')}: got {value}, the run in {self.folder} has {before}"
+                raise UserError(f"{got}; resume with that, or start anew in another --output")
+        step, moments = state["step"], {}
+        for index, (name, parameter) in enumerate(mor.mor_parameters(model).items()):
+            parameter.data.copy_(tensors[f"parameter.{name}"])
+            if step:
+                moments[index] = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS}
+                moments[index]["step"] = torch.tensor(float(step))
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        metrics = self.folder / METRICS
+        if self.writes and metrics.exists():
+            os.truncate(metrics, min(state["metrics_bytes"], metrics.stat().st_size))
+        for left_over in self.folder.glob(".*.tmp") if self.writes else ():  # of a killed save
+            left_over.unlink()
+        return step
+
+
+# ---- evaluation ----
+
+
+@torch.no_grad()
+def evaluate(
+    model: Transformer,
+    held_out: list[Trajectory],
+    frame: Frame,
+    args: argparse.Namespace,
+    processes: Processes,
+) -> dict:
+    """Losses and accuracies on the reference tokens, and shares of turns that the model itself writes right.
+
+    It writes, greedily, for --eval-limit trajectories spread evenly over the file.
+    """
+    model.eval()
+    by_role = torch.zeros(len(ROLES), 4, dtype=torch.float64, device=model.model.norm.weight.device)
+    packs = data.pack([t.length for t in held_out], args.tokens_per_batch, 0, 0)
+    for indices in packs[processes.rank :: processes.size]:
+        by_role += token_losses(model, [held_out[i].example for i in indices])[1]
+    sums = processes.sum(by_role).tolist()
+
+    count, total = min(args.eval_limit or len(held_out), len(held_out)), len(held_out)
+    chosen = [held_out[i * total // count].record for i in range(processes.rank, count, processes.size)]
+    counts = Counter()
+    for record in tqdm(chosen, desc="writing turns", disable=processes.bar(), leave=False):
+        counts += write_turns(model, record, frame)
+    names = ("executor_turns", "exact", "exact_own", "reasoner_turns", "next_role")
+    counted = processes.sum(torch.tensor([counts[name] for name in names], device=by_role.device))
+    executor_turns, exact, exact_own, reasoner_turns, next_role = counted.tolist()
+    nll, supervised = sum(row[0] for row in sums), sum(row[2] for row in sums)
+    found = dict(n=total, loss=nll / supervised, **per_role(sums))
+    found |= dict(executor_turns=executor_turns, executor_exact=share(exact, executor_turns))
+    found |= dict(executor_exact_own=share(exact_own, executor_turns))
+    return found | dict(reasoner_turns=reasoner_turns, next_role_accuracy=share(next_role, reasoner_turns))
+
+
+def write_turns(model: Transformer, record: dict, frame: Frame) -> Counter:
+    """Let the model write, greedily, every turn of reasoner and executor after its reference history.
+
+    exact: the calls written are the reference calls. exact_own: they are so even after a reasoner turn of the
+    model's own, which must name the executor. A turn that does not end in 2 x reference + 16 tokens is wrong.
+
+    Greedy writing retraces the reference while each token is the likeliest. So one forward over the whole
+    trajectory, which fills the cache, tells how far that goes, and `generate` takes over there. The last turn
+    comes first: what its writing cuts from the cache, the turns before it do not need.
+    """
+    turns, domain, spans, counts = record["trajectory"], data.domain_of(record), [], Counter()
+    whole = data.render_prompt(record, frame)
+    for turn in turns:
+        start = len(whole.input_ids)
+        whole.extend(data.render_turn(turn, frame, domain))
+        spans.append((start, start + len(frame.headers[turn["role"]]), len(whole.input_ids)))
+    ids, roles, weight = whole.input_ids, whole.role_ids, model.model.norm.weight
+    cache = KVCache(model.config, weight.dtype, weight.device)
+    hidden = model.hidden_states(
+        *(torch.tensor(part, device=weight.device) for part in (ids, roles)), cache=cache
+    )
+    likeliest = torch.cat([model.lm_head(rows).argmax(dim=-1) for rows in hidden.split(LOGIT_ROWS)]).tolist()
+
+    def complete(ids: list[int], roles: list[int], begun: int, length: int) -> str:
+        """A turn, of which `begun` tokens end the ids; "" if it does not end. length: of the reference."""
+        limit = min(2 * length + 16 - begun, model.config.max_position_embeddings - len(ids))
+        options = dict(role=roles[-1], max_new_tokens=limit, stop_ids=frame.stop_ids, cache=cache)
+        new = list(generate(model, ids, role_ids=roles, **options))
+        ended = new and new[-1] in frame.stop_ids
+        return frame.decode(ids[len(ids) - begun :] + new[:-1]) if ended else ""
+
+    def write(i: int) -> str | None:
+        """Turn i; None stands for the reference."""
+        _, content, end = spans[i]
+        for t in range(content, end):
+            if likeliest[t - 1] != ids[t]:
+                return complete(ids[:t], roles[:t], t - content, end - content)
+        return None
+
+    def write_after(i: int, own: dict) -> str:
+        """Turn i after an own turn in place of the one before it."""
+        start, (_, content, end) = spans[i - 1][0], spans[i]
+        example = data.render_turn(own, frame, domain)
+        example.extend(data.render_header(turns[i]["role"], frame))
+        cache.truncate(start)
+        return complete(ids[:start] + example.input_ids, roles[:start] + example.role_ids, 0, end - content)
+
+    exact = False  # for the executor turn that comes next
+    for i, turn in reversed(list(enumerate(turns))):
+        if "calls" in turn:
+            text = write(i)
+            exact = text is None or holds(text, turn["calls"])
+            counts.update(executor_turns=1, exact=exact)
+        elif turn["role"] == "reasoner":
+            text = write(i)
+            said, named = data.parse_next(text) if text is not None else (turn["content"], turn["next"])
+            counts.update(reasoner_turns=1, next_role=named == turn["next"])
+            if text is not None and named == "executor" and "calls" in turns[i + 1]:
+                own = {"role": "reasoner", "content": said, "next": named}
+                exact = holds(write_after(i + 1, own), turns[i + 1]["calls"])
+            if "calls" in turns[i + 1]:
+                counts["exact_own"] += exact and named == "executor"
+    return counts
+
+
+def holds(text: str, calls: list[dict]) -> bool:
+    """Whether an executor's text spells these calls, in any order, and no others."""
+    try:
+        return same_calls(parse_calls(text), calls)
+    except CallError:
+        return False
+
+
+def table(lines: list[dict]) -> str:
+    """The first and the last evaluation of every set."""
+    shown = ("executor_exact", "executor_exact_own", "next_role_accuracy")
+    rows = [
+        f"{'held-out set':20} {'step':>7} {'n':>6}" + "".join(f"{key:>20}" for key in shown) + f"{'loss':>9}"
+    ]
+    for name in dict.fromkeys(line["set"] for line in lines):
+        of_set = [line for line in lines if line["set"] == name]
+        for line in (of_set[0], of_set[-1]):
+            found = line["eval"]
+            shares = "".join(
+                f"{'-' if found[key] is None else format(found[key], '.1%'):>20}" for key in shown
+            )
+            rows.append(f"{name:20} {line['step']:7} {found['n']:6}{shares}{found['loss']:9.4f}")
+    return "\n".join(rows)
+
+
+# ---- main ----
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    targets = tuple(args.targets.split(","))
+    config = MoRConfig(args.rank, args.loras, args.active, targets, args.shared_gate, args.orthogonal)
+    folder = checkpoint_folder(args.model)
+    frame, base = load_frame(folder), ModelConfig.from_file(folder)
+    if args.show:
+        for record in data.read_records(args.data)[: args.show]:
+            print(data.show(data.render(record, frame), frame))
+        return
+    processes, device = start_processes(args)
+    if processes.rank == 0:  # a slower process could find what this one has begun to write
+        check_output(args.output, args.resume)
+    with torch.device("meta"):  # whether the targets exist is better known before all that takes time
+        mor.add_mor(Transformer(base), config)
+    torch.manual_seed(args.seed)
+    if args.quick:
+        processes.say(quick_run())
+
+    longest = args.max_length or min(args.tokens_per_batch, base.max_position_embeddings)
+    if longest > base.max_position_embeddings:
+        raise UserError(
+            f"--max-length: got {longest}, the model has {base.max_position_embeddings} positions"
+        )
+    trajectories = load(args.data, frame, longest, args.overlong, processes)
+    held_out = {
+        name: load(file, frame, longest, args.overlong, processes) for name, file in args.eval_data.items()
+    }
+    plan = plan_steps(trajectories, args)
+    if args.dtype == "auto":
+        args.dtype = "bfloat16" if device.type == "cuda" else "float32"
+    model = Transformer.from_pretrained(folder, getattr(torch, args.dtype), device)
+    output = Output(args.output, settings_of(args, trajectories, model), processes.rank == 0)
+
+    def evaluate_all(step: int) -> None:
+        for name, of_set in held_out.items():
+            processes.say(f"evaluating after step {step}: {name}")
+            output.log({"step": step, "set": name, "eval": evaluate(model, of_set, frame, args, processes)})
+
+    if not args.resume:
+        output.start(args)
+        evaluate_all(0)  # of the base alone, as fast as it is: an adapter that starts at zero changes nothing
+    mor.add_mor(model, config, args.seed)
+    trained, frozen = mor.count_parameters(model)
+    # fused: one kernel for all; a loop over a thousand small ones takes as long as a small model's step
+    parameters = mor.mor_parameters(model).values()
+    optimizer = torch.optim.AdamW(parameters, weight_decay=args.weight_decay, fused=True)
+    step = output.restore(model, optimizer) if args.resume else 0
+    if not args.resume:
+        output.save(0, model, optimizer)
+    processes.say(
+        f"{args.model} ({args.dtype}, {device}): {frozen:,} parameters frozen, {trained:,} trained\n"
+        f"steps {step + 1} to {len(plan)} of up to {args.grad_accum} x {args.tokens_per_batch:,} tokens"
+    )
+    train(model, trajectories, plan, optimizer, output, step, args, processes)
+    evaluate_all(len(plan))
+    if processes.rank == 0 and held_out:
+        lines = map(json.loads, (args.output / METRICS).read_text().splitlines())
+        print(table([line for line in lines if "eval" in line]))
+    processes.say(f"adapter in {args.output}")
+    if processes.size > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
