@@ -74,10 +74,9 @@ def made_up_function(rng: random.Random) -> world.Function:
     """A function nobody has seen: any action, known or made-up things, parameters of any domain."""
     things = [thing for kinds, _ in world.DOMAINS.values() for thing in kinds if not world.held_out(thing)]
     thing = rng.choice(things)
-    if rng.random() < 0.7:
-        words = [rng.choice(rng.choice(things).split()) if rng.random() < 0.5 else world.made_up_word(rng)
-                 for _ in range(rng.randint(1, 2))]  # fmt: skip
-        thing = " ".join(words)
+    while rng.random() < 0.7 or world.held_out(thing):
+        words = [rng.choice(things).split()[0], world.made_up_word(rng), rng.choice(things).split()[-1]]
+        thing = " ".join(rng.sample(words, rng.randint(1, 2)))
     action = rng.choice(list(world.ACTIONS))
     parameters = [world.PARAMETERS[name] for name in rng.sample(list(world.PARAMETERS), rng.randint(1, 4))]
     if rng.random() < 0.4:
