@@ -1,5 +1,6 @@
 """The bundled sample: what the README says of it holds, and its generator writes it again byte for byte."""
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 import data
 from calls import check_call
+from tiny import pretrain, world
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("bfcl.jsonl", "bfcl_seen.jsonl", "bfcl_heldout.jsonl")
@@ -78,3 +80,17 @@ def test_generator_writes_the_same_files(tmp_path):
     subprocess.run([sys.executable, str(ROOT / "tiny" / "sample.py"), "--output", str(tmp_path)], check=True)
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_pretraining_text_knows_neither_held_out_functions_nor_our_notation(level):
+    kept = [f.name for f in world.all_functions() if world.held_out(f.thing)]
+    functions = [f for f in world.all_functions() if not world.held_out(f.thing)]
+    tokenizer, rng = data.load_frame(ROOT / "tiny").tokenizer, random.Random(0)
+    for _ in range(300):
+        ids, trained = pretrain.document(rng, tokenizer, functions, level)
+        assert len(ids) == len(trained) and any(trained)
+        text = tokenizer.decode(ids, skip_special_tokens=False)
+        for forbidden in ("Action:", "Arguments:", "Next:", "reasoner", "executor", "summarizer"):
+            assert forbidden not in text
+        assert not [name for name in kept if f'"{name}"' in text]
