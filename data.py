@@ -37,6 +37,7 @@ import json
 import random
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -71,20 +72,26 @@ def domain_of(record: dict) -> str:
 
 def read_records(path: str | Path) -> list[dict]:
     """Read and check a JSON Lines file of finished trajectories. Raises UserError: file, line, field."""
-    records = []
+    return [read_line(line, f"{path}:{number}") for number, line in numbered_lines(path)]
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, each with its number, from 1. Raises UserError."""
+    empty = True
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    records.append(_read_line(line, f"{path}:{number}"))
+                    empty = False
+                    yield number, line
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a JSON Lines file") from None
-    if not records:
+    if empty:
         raise UserError(f"{path}: is empty; wanted one JSON object per line")
-    return records
 
 
-def _read_line(line: bytes, where: str) -> dict:
+def read_line(line: bytes, where: str) -> dict:
+    """Read and check one line. Raises UserError: where, field, got, wanted."""
     try:
         record = JSON.decode(line.decode("utf-8-sig"))  # -sig: Windows editors put a mark first
     except UnicodeDecodeError as error:
@@ -180,7 +187,10 @@ def role_prompts(domain: str) -> tuple[str, str, str]:
 
 @dataclass
 class Example:
-    """Three lists of one length. labels[t] is input_ids[t] where trained, else -100; the loss shifts them."""
+    """Three lists of one length. labels[t] is input_ids[t] where trained, else -100; the loss shifts them.
+
+    Those that dataset.py keeps are arrays, which `add` and `extend` do not take.
+    """
 
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -302,7 +312,7 @@ def collate(examples: list[Example]) -> Batch:
     """Lay examples end to end; labels stay unshifted."""
 
     def flat(name: str) -> Tensor:
-        return torch.tensor([x for example in examples for x in getattr(example, name)], dtype=torch.int64)
+        return torch.cat([torch.as_tensor(getattr(e, name), dtype=torch.int64) for e in examples])
 
     return Batch(flat("input_ids"), flat("labels"), flat("role_ids"), [len(e.input_ids) for e in examples])
 

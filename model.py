@@ -21,11 +21,14 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from torch.utils.checkpoint import checkpoint
 
 from checkpoint import ModelConfig, checkpoint_folder, read_tensors, tensor_files
 
@@ -144,6 +147,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     return out.transpose(1, 2)
 
 
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None) -> Tensor:
+    """Causal attention inside each packed document, one kernel for all. q [T, H, D]; k, v [T, G, D]."""
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(q.device, non_blocking=True)
+    left = -1 if window is None else window - 1  # tokens before the query's own; -1: all
+    options = dict(window_size=(left, 0), enable_gqa=q.shape[1] != k.shape[1])
+    return varlen_attn(q, k, v, ends, ends, max(lengths), max(lengths), **options)
+
+
 @dataclass
 class Layout:
     """How the T rows of one forward pass are arranged; made once, read by every layer."""
@@ -169,6 +180,20 @@ def role_order(role_ids: Tensor | None, total: int) -> tuple[list[int] | None, T
     return sizes, order, torch.argsort(order)
 
 
+class Permute(torch.autograd.Function):
+    """Rows of x in another order. Autograd's own backward of x[order] would add up what is only moved."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x[order]
+
+    @staticmethod
+    def backward(ctx, d_x: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return d_x[inverse], None, None
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
@@ -190,16 +215,20 @@ class Attention(nn.Module):
         else:
             parts = [proj(x, layout.role_sizes) for proj in (self.q_proj, self.k_proj, self.v_proj)]
         if layout.order is not None:
-            parts = [part[layout.inverse] for part in parts]
+            parts = [Permute.apply(part, layout.inverse, layout.order) for part in parts]
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
         q, k = rotate(q, layout.cos, layout.sin), rotate(k, layout.cos, layout.sin)
         out = self.documents(q, k, v, layout).flatten(1)
-        return self.o_proj(out if layout.order is None else out[layout.order], layout.role_sizes)
+        if layout.order is not None:
+            out = Permute.apply(out, layout.order, layout.inverse)
+        return self.o_proj(out, layout.role_sizes)
 
     def documents(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         """Attention inside each document. q, k, v [T, heads, D] in sequence order -> [T, H, D]."""
         if layout.cache is not None:  # one document, whose earlier tokens join k and v
             k, v = layout.cache.append(self.layer, k, v)
+        elif q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):  # what flash attention takes
+            return attend_packed(q, k, v, layout.lengths, self.window)
         if len(set(layout.lengths)) == 1:  # one call for all
             q, k, v = (x.unflatten(0, (len(layout.lengths), -1)) for x in (q, k, v))
             return attend(q, k, v, self.window).flatten(0, 1)
@@ -208,6 +237,11 @@ class Attention(nn.Module):
 
 
 # -------------------- the decoder
+
+
+class SwiGLU(nn.Module):
+    def forward(self, gate: Tensor, up: Tensor) -> Tensor:
+        return F.silu(gate) * up
 
 
 class MLP(nn.Module):
@@ -220,13 +254,14 @@ class MLP(nn.Module):
             self.gate_proj = Linear(hidden, inner, bias=config.mlp_bias)
             self.up_proj = Linear(hidden, inner, bias=config.mlp_bias)
         self.down_proj = Linear(inner, hidden, bias=config.mlp_bias)
+        self.act_fn = SwiGLU()
 
     def forward(self, x: Tensor, role_sizes: list[int] | None) -> Tensor:
         if hasattr(self, "gate_up_proj"):
             gate, up = self.gate_up_proj(x, role_sizes).chunk(2, dim=-1)
         else:
             gate, up = self.gate_proj(x, role_sizes), self.up_proj(x, role_sizes)
-        return self.down_proj(F.silu(gate) * up, role_sizes)
+        return self.down_proj(self.act_fn(gate, up), role_sizes)
 
 
 class Layer(nn.Module):
@@ -258,11 +293,23 @@ class Transformer(nn.Module):
         }
         self.model = nn.ModuleDict(parts)  # only a name: checkpoints keep all but the head under `model.`
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.gradient_checkpointing = (
+            False  # True: backward runs each layer again instead of keeping its states
+        )
         self.tie()
 
     def tie(self) -> None:
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+
+    def compile_elementwise(self) -> None:
+        """Fuse each norm, and each gate of an MLP, into one kernel; the first step then takes seconds more.
+
+        The rest is matmuls and attention, which gain nothing, and would be compiled anew for every packing.
+        """
+        for module in self.modules():
+            if isinstance(module, (RMSNorm, SwiGLU)):
+                module.compile(dynamic=True)
 
     def forward(self, *args, **kwargs) -> Tensor:
         """Logits [T, vocab]; arguments as in `hidden_states`."""
@@ -275,8 +322,9 @@ class Transformer(nn.Module):
         lengths: list[int] | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """States after the final norm, [T, hidden] in sequence order.
+        """States after the final norm in sequence order, [T, hidden], or of the tokens `rows` alone.
 
         input_ids, role_ids (0, 1, 2) and positions: int64 [T]. `lengths` of the packed documents add up to T
         (default: one document). Positions count from 0 in each document, or on from the cached tokens. With a
@@ -303,11 +351,15 @@ class Transformer(nn.Module):
         layout = Layout(lengths, cos.to(dtype), sin.to(dtype), cache, *role_order(role_ids, total))
         x = self.model.embed_tokens(input_ids if layout.order is None else input_ids[layout.order])
         for layer in self.model.layers:
-            x = layer(x, layout)
-        x = self.model.norm(x)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, layout, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, layout)
         if cache is not None:
             cache.length += total
-        return x if layout.order is None else x[layout.inverse]
+        if layout.order is not None:
+            rows = layout.inverse if rows is None else layout.inverse[rows]
+        return self.model.norm(x if rows is None else x[rows])
 
     @classmethod
     def from_config(

@@ -30,13 +30,14 @@ R, W_R          route, router        token-aware router, one per linear and role
 f, P            f, P                 share of a role's tokens sent to each LoRA; mean router probability
 L_aux, L_orth   balance_loss, orthogonal_loss
 
-Equations: 5, 6 MoRLinear.forward; 7 add_loras; 10 balance_loss; 11, 12 load_statistics; 13 orthogonal_loss.
+Equations: 5 to 7 MoRFunction; 10 balance_loss; 11, 12 load_statistics; 13 orthogonal_loss.
 Letters in shapes: T tokens, n tokens of one role, E routed LoRAs, K top_k, N adapted linears.
 Not here: which role a token has (data.py), Eqs. 8 and 9 (train.py), Eqs. 2 to 4 (agent.py).
 """
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -44,6 +45,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cli import UserError, write_whole
 
@@ -97,43 +99,121 @@ def _is_target(name: object) -> bool:
 # ------------------------------------------------------------------------------------- one layer, Eqs. 5 to 7
 
 
-def route(x: Tensor, router: Tensor, top_k: int, shared_gate: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """R of one role: x [n, in] -> gates [n, 1 + E] of all LoRAs, probs [n, E], chosen [n, K] out of E.
+def route(scores: Tensor, top_k: int, shared_gate: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """R of one role: scores [n, E] -> gates [n, 1 + E] of all LoRAs, probs [n, E], chosen [n, K] out of E.
 
-    The matmul runs in x's dtype, so that no fp32 copy of x is made and kept for backward; the softmax and
-    what follows run in the router's own dtype, fp32. With shared_gate, row 0 of the router makes the gate.
+    With shared_gate, one more score comes first and makes the shared LoRA's gate, otherwise that is 1.
     """
-    scores = (x @ router.to(x.dtype).T).to(router.dtype)
-    shared = scores[:, :1].sigmoid() if shared_gate else scores.new_ones(len(x), 1)
+    shared = scores[:, :1].sigmoid() if shared_gate else scores.new_ones(len(scores), 1)
     probs = scores[:, int(shared_gate) :].softmax(dim=1)
     weights, chosen = probs.topk(top_k, dim=1)
     weights = weights / weights.sum(dim=1, keepdim=True)  # paper silent: rescaled, as in the released code
     return torch.cat([shared, torch.zeros_like(probs).scatter(1, chosen, weights)], dim=1), probs, chosen
 
 
-def add_loras(h0: Tensor, x: Tensor, lora_A: Tensor, lora_B: Tensor, gates: Tensor) -> Tensor:
-    """h0 [n, out] plus the LoRAs of one role on x [n, in], LoRA i scaled by gates[:, i], in x's dtype.
+def route_backward(pull: Tensor, d_P: Tensor, gates: Tensor, probs: Tensor, shared_gate: bool) -> Tensor:
+    """Gradient of the scores, [n, E], from gates times their gradients, pull [n, 1 + E], and that of P, [E].
 
-    Stacked, all A are one matrix and all B another, so nothing wider than loras * rank is made on the way.
-    Both are cast to x's dtype: with a bf16 base the matmuls are bf16, parameters and gradients stay fp32.
+    For p = softmax(s), ds = p dp - p sum(p dp); and the K largest, rescaled, are a softmax over their scores.
     """
-    z = x @ lora_A.flatten(0, 1).to(x.dtype).T  # [n, loras * rank]
-    z = z.unflatten(1, lora_A.shape[:2]) * gates.to(x.dtype).unsqueeze(2)  # [n, loras, rank]
-    return torch.addmm(h0, z.flatten(1), lora_B.flatten(0, 1).to(x.dtype))  # Eq. 7
+    weights, weights_pull, probs_pull = gates[:, 1:], pull[:, 1:], probs * (d_P / max(len(probs), 1))
+    d_scores = weights_pull - weights * weights_pull.sum(dim=1, keepdim=True)
+    d_scores += probs_pull - probs * probs_pull.sum(dim=1, keepdim=True)
+    return torch.cat([pull[:, :1] * (1 - gates[:, :1]), d_scores], dim=1) if shared_gate else d_scores
 
 
 def load_statistics(probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """f [E], a constant, and P [E], with gradient, over one role's tokens; zeros when it has none."""
+    """f [E] and P [E] over one role's tokens; zeros when it has none. f is a constant, P has a gradient."""
     tokens = max(len(probs), 1)
     f = torch.zeros_like(probs).scatter(1, chosen, 1.0).sum(dim=0) / tokens  # Eq. 11
     P = probs.sum(dim=0) / tokens  # Eq. 12
     return f, P
 
 
+class MoRFunction(torch.autograd.Function):
+    """Eqs. 5 to 7, 11 and 12 of one linear, forward and backward written out.
+
+    What that gains over autograd: a role's rows are a slice, so that the base matmul, which comes last, adds
+    to its LoRAs in place, forward and backward; all A of a role and its router are one matrix (`_down`), so
+    that x is read once for them; and beyond x only tensors of loras * rank columns are kept for backward.
+    Matmuls run in x's dtype; gates, probabilities and parameters' gradients have the parameters', fp32.
+
+    Takes x [T, in]; weight [out, in] and bias of the base; rows and active LoRAs of each role; shared_gate;
+    A [loras, rank, in], B [loras, rank, out] and router [E, in] of each role. Returns h [T, out] and, of all
+    roles end to end, f and P [sum of E]. Unless `training`, there is no backward, f and P are None, and roles
+    without rows cost nothing.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, role_sizes, active, shared_gate, training, *parameters):
+        h, saved, statistics = x.new_empty(len(x), len(weight)), [], []
+        rows = zip(x.split(role_sizes), h.split(role_sizes), strict=True)  # Eq. 6
+        for (u, delta), n_active, (A, B, router) in zip(rows, active, _threes(parameters), strict=True):
+            if not (len(u) or training):
+                continue
+            z, scores = (u @ _down(A, router, x.dtype).T).tensor_split([B.shape[0] * B.shape[1]], dim=1)
+            gates, probs, chosen = route(scores.to(router.dtype), n_active - 1, shared_gate)
+            z = _scale_(z, gates)
+            delta.addmm_(z, B.flatten(0, 1).to(x.dtype), beta=0)  # Eq. 7
+            if training:
+                saved += [z, gates, probs]
+                statistics.append(load_statistics(probs, chosen))
+        h = (h if bias is None else h.add_(bias)).addmm_(x, weight.T)  # Eq. 5
+        if not training:
+            return h, None, None
+        f, P = (torch.cat(column) for column in zip(*statistics, strict=True))
+        ctx.mark_non_differentiable(f)
+        ctx.save_for_backward(x, weight, *parameters, *saved)
+        ctx.role_sizes, ctx.shared_gate = role_sizes, shared_gate
+        return h, f, P
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_h, _, d_P):
+        x, weight, *saved = ctx.saved_tensors
+        parameters, saved = _threes(saved[:9]), _threes(saved[9:])
+        d_x, d_parameters = torch.empty_like(x), []
+        rows = zip(*(tensor.split(ctx.role_sizes) for tensor in (x, d_x, d_h)), strict=True)
+        d_P = d_P.split([probs.shape[1] for _, _, probs in saved])
+        for (u, d_u, d_delta), (A, B, router), (z, gates, probs), d_P_role in zip(
+            rows, parameters, saved, d_P, strict=True
+        ):
+            down = _down(A, router, x.dtype)
+            d_B = z.T @ d_delta
+            d_down = d_delta.new_empty(len(u), len(down))
+            d_z, d_scores = d_down.tensor_split([len(d_B)], dim=1)
+            d_z.addmm_(d_delta, B.flatten(0, 1).to(x.dtype).T, beta=0)
+            pull = (d_z * z).unflatten(1, A.shape[:2]).sum(dim=2).to(gates.dtype)
+            d_scores.copy_(route_backward(pull, d_P_role, gates, probs, ctx.shared_gate))
+            _scale_(d_z, gates)
+            if ctx.needs_input_grad[0]:
+                d_u.addmm_(d_down, down, beta=0)
+            d_A, d_router = (d_down.T @ u).tensor_split([len(d_B)])
+            gradients = zip((d_A, d_B, d_router), (A, B, router), strict=True)
+            d_parameters += [gradient.view_as(p).to(p.dtype) for gradient, p in gradients]
+        d_x = d_x.addmm_(d_h, weight) if ctx.needs_input_grad[0] else None  # none below the first adapter
+        return d_x, None, None, None, None, None, None, *d_parameters
+
+
+def _scale_(z: Tensor, gates: Tensor) -> Tensor:
+    """z [n, loras * rank], in place: the columns of LoRA i times gates[:, i]."""
+    z.unflatten(1, (gates.shape[1], -1)).mul_(gates.unsqueeze(2))
+    return z
+
+
+def _threes(tensors: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    return [tensors[i : i + 3] for i in range(0, len(tensors), 3)]
+
+
+def _down(A: Tensor, router: Tensor, dtype: torch.dtype) -> Tensor:
+    """All A of a role, then its router: [loras * rank + routed, in]."""
+    return torch.cat([A.flatten(0, 1), router]).to(dtype)
+
+
 class MoRLinear(nn.Module):
     """A frozen linear with the LoRAs of three roles; zeros until reset_parameters or load_adapter.
 
-    A forward in training mode leaves (f, P) of every role in `statistics`, for balance_loss. Activation
+    A forward in training mode leaves f and P of all roles in `statistics`, for balance_loss. Activation
     checkpointing (non-reentrant) runs it again inside backward: that would overwrite them with the same
     values, but on a graph that keeps what was recomputed alive, so there they are left as they are.
     """
@@ -142,7 +222,7 @@ class MoRLinear(nn.Module):
         super().__init__()
         self.base, self.config = base.requires_grad_(False), config
         self.lora_A, self.lora_B, self.router = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
-        self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
+        self.statistics: tuple[Tensor, Tensor] | None = None
         for role, loras in zip(ROLES, config.loras, strict=True):
             self.lora_A[role] = self._parameter(loras, config.rank, base.in_features)
             self.lora_B[role] = self._parameter(loras, config.rank, base.out_features)
@@ -167,17 +247,13 @@ class MoRLinear(nn.Module):
         """x [T, in], first role_sizes[0] rows of role 0, then those of 1 and 2 -> [T, out] in x's dtype."""
         if role_sizes is None:
             raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
-        # A role without tokens stays in the graph: its gradients are zeros, and DDP waits for every gradient.
-        keep_empty = self.training or torch.is_grad_enabled()
-        outputs = []
-        groups = zip(ROLES, x.split(role_sizes), self.base(x).split(role_sizes), strict=True)  # Eq. 6
-        for (role, u, h0), active in zip(groups, self.config.active, strict=True):
-            if len(u) or keep_empty:
-                gates, probs, chosen = route(u, self.router[role], active - 1, self.config.shared_gate)
-                if self.training and not _in_backward():
-                    self.statistics[role] = load_statistics(probs, chosen)
-                outputs.append(add_loras(h0, u, self.lora_A[role], self.lora_B[role], gates))  # Eq. 5
-        return torch.cat(outputs)
+        parameters = [p[role] for role in ROLES for p in (self.lora_A, self.lora_B, self.router)]
+        training = self.training or torch.is_grad_enabled()
+        settings = role_sizes, self.config.active, self.config.shared_gate, training
+        h, f, P = MoRFunction.apply(x, self.base.weight, self.base.bias, *settings, *parameters)
+        if self.training and not _in_backward():
+            self.statistics = f, P
+        return h
 
 
 def _in_backward() -> bool:
@@ -194,20 +270,19 @@ def balance_loss(model: nn.Module) -> Tensor:
     Each adds top_k when its load is even, and 0 when the role has no token.
     Paper silent: the statistics are over one micro-batch, and over tokens that are trained or not.
     """
-    layers, total = mor_layers(model), 0.0
-    for role in ROLES:
-        assert all(layer.statistics for layer in layers), "balance_loss needs a forward in training mode"
-        f = torch.stack([layer.statistics[role][0] for layer in layers])  # [N, E]
-        P = torch.stack([layer.statistics[role][1] for layer in layers])
-        assert P.requires_grad or not torch.is_grad_enabled(), "no gradient: a reentrant checkpoint?"
-        total = total + f.shape[1] * (f * P).sum()  # Eq. 10
-    return total
+    layers = mor_layers(model)
+    assert all(layer.statistics for layer in layers), "balance_loss needs a forward in training mode"
+    f, P = (torch.stack(column) for column in zip(*(layer.statistics for layer in layers), strict=True))
+    assert P.requires_grad or not torch.is_grad_enabled(), "no gradient: a reentrant checkpoint?"
+    E = torch.tensor([loras - 1 for loras in layers[0].config.loras for _ in range(loras - 1)])
+    return (E.to(P) * f * P).sum()  # Eq. 10; f, P [N, sum of E]
 
 
 def router_load(model: nn.Module) -> dict[str, Tensor]:
     """Per role, f of the last forward in training mode, mean over linears: [E], sums to top_k (or to 0)."""
     layers = mor_layers(model)
-    return {role: torch.stack([layer.statistics[role][0] for layer in layers]).mean(dim=0) for role in ROLES}
+    f = torch.stack([layer.statistics[0] for layer in layers]).mean(dim=0)
+    return dict(zip(ROLES, f.split([loras - 1 for loras in layers[0].config.loras]), strict=True))
 
 
 def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor:

@@ -32,28 +32,28 @@ import resource
 import signal
 import sys
 import time
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 import data
+import dataset
 import mor
 from calls import CallError, parse_calls, same_calls
 from cli import ArgumentParser, UserError, number, run, write_whole
-from data import Example
+from dataset import HeldOut, Trajectories
 from frames import Frame, load_frame
+from loss import LOGIT_ROWS, token_losses
 from model import KVCache, ModelConfig, Transformer, checkpoint_folder, generate
 from mor import ROLES, MoRConfig
 
@@ -67,7 +67,6 @@ SAMPLE = HERE / "bfcl.jsonl"  # with it, unless --eval-data is given:
 SAMPLE_EVAL = {"unseen functions": HERE / "bfcl_heldout.jsonl", "seen functions": HERE / "bfcl_seen.jsonl"}
 
 STATE, METRICS, ARGS = "training_state.safetensors", "metrics.jsonl", "train_args.json"
-LOGIT_ROWS = 1024  # positions whose logits exist at a time: 0.5 GB in fp32 for a vocabulary of 128k
 
 
 # ---- arguments ----
@@ -87,6 +86,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--max-length", type=count, default=0, metavar="TOKENS",
         help="of a trajectory; 0: what a micro-batch and the model hold")
     add("--overlong", choices=("skip", "error"), default="skip", help="what to do with longer ones")
+    add("--cache", default=dataset.default_cache(), metavar="DIR",
+        help="folder that keeps --data rendered, for the next start; '' keeps nothing")
     add("--show", type=count, default=0, metavar="N", help="print N rendered trajectories and stop")
 
     add = parser.add_argument_group("model and adapter").add_argument
@@ -94,6 +95,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
         help="of the base model; auto: bfloat16 on CUDA, else float32")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    add("--gradient-checkpointing", action="store_true",
+        help="keep one state a layer and compute the rest again in backward: less memory, more time")
+    add("--compile", action="store_true", help="fuse norms and MLP gates with torch.compile")
     add("--rank", type=positive, default=config.rank, metavar="N", help="of every LoRA")
     add("--loras", type=triple, default="5,5,4", metavar="N,N,N",
         help="LoRAs of reasoner, executor, summarizer, the shared one included")
@@ -232,40 +236,22 @@ def stop_on_signal() -> Iterator[list[int]]:
 # ---- data ----
 
 
-@dataclass
-class Trajectory:
-    record: dict
-    example: Example
-    length: int  # tokens
-    supervised: int  # tokens with a label
+def load(folder: Path, longest: int, args: argparse.Namespace, processes: Processes) -> Trajectories:
+    """The training data, rendered, without what is too long. Raises UserError."""
+    shared = bool(args.cache) and processes.size > 1
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if shared else None
+    if shared and processes.rank > 0:
+        dist.barrier(group)  # until the first process has filled the cache
+    try:
+        workers = dataset.cores() if args.cache else dataset.cores() // processes.size
+        rendered = dataset.load(args.data, folder, args.cache, workers, processes.say, processes.bar())
+    finally:  # after a fault too, which the others then find for themselves
+        if shared and processes.rank == 0:
+            dist.barrier(group)
+    return rendered.keep(dataset.fitting(rendered, args.data, longest, args.overlong, processes.say))
 
 
-def load(path: Path, frame: Frame, max_length: int, overlong: str, processes: Processes) -> list[Trajectory]:
-    """Read, check and render a file. Raises UserError."""
-    loaded, records = [], data.read_records(path)
-    bar = tqdm(records, desc=f"rendering {path.name}", disable=processes.bar(), leave=False)
-    for i, record in enumerate(bar, 1):
-        example = data.render(record, frame)
-        length, supervised = len(example.input_ids), sum(label >= 0 for label in example.labels[1:])
-        if length <= max_length:
-            parts = array("i", example.input_ids), array("i", example.labels), array("b", example.role_ids)
-            loaded.append(Trajectory(record, Example(*parts), length, supervised))  # 9 bytes a token, not 36
-        elif overlong == "error":
-            raise UserError(
-                f"{path}: trajectory {i} has {length} tokens, --max-length is {max_length}; "
-                "shorten it, raise --max-length, or skip it with --overlong skip"
-            )
-    if not loaded:
-        raise UserError(f"{path}: all trajectories have over {max_length} tokens; raise --max-length")
-    processes.say(
-        f"{path}: {len(loaded):,} trajectories, {sum(t.length for t in loaded):,} tokens, "
-        f"{sum(t.supervised for t in loaded):,} of them supervised; "
-        f"{len(records) - len(loaded):,} of over {max_length:,} tokens skipped"
-    )
-    return loaded
-
-
-def plan_steps(trajectories: list[Trajectory], args: argparse.Namespace) -> list[list[list[int]]]:
+def plan_steps(lengths: list[int], args: argparse.Namespace) -> list[list[list[int]]]:
     """All steps of the run: a step is a list of micro-batches, these are lists of indices of trajectories.
 
     It follows from data and settings, and a step draws no random numbers: the number of a step is all that a
@@ -276,36 +262,13 @@ def plan_steps(trajectories: list[Trajectory], args: argparse.Namespace) -> list
         share = 1.0 if args.steps else min(1.0, args.epochs - epoch)
         if share <= 0 or (args.steps and len(micro_batches) >= args.steps * args.grad_accum):
             break
-        packs = data.pack([t.length for t in trajectories], args.tokens_per_batch, args.seed, epoch)
+        packs = data.pack(lengths, args.tokens_per_batch, args.seed, epoch)
         micro_batches += packs[: math.ceil(share * len(packs))]
     steps = [micro_batches[i : i + args.grad_accum] for i in range(0, len(micro_batches), args.grad_accum)]
     return steps[: args.steps or None]
 
 
 # ---- training ----
-
-
-def token_losses(model: Transformer, examples: list[Example]) -> tuple[Tensor, Tensor]:
-    """A micro-batch -> summed cross-entropy; per role [3, 4]: cross-entropy, hits, supervised tokens, tokens.
-
-    Only positions that predict a supervised token meet the head, LOGIT_ROWS at a time, and backward makes
-    their logits anew: kept, they would take more memory than all the rest. The role is the predicted token's.
-    """
-    batch, device = data.collate(examples), model.model.norm.weight.device
-    role_ids, labels = batch.role_ids.to(device), data.targets(batch).to(device)  # [T]; targets are shifted
-    hidden = model.hidden_states(batch.input_ids.to(device), role_ids, batch.lengths)  # [T, hidden]
-    here = (labels >= 0).nonzero().squeeze(1)  # [S]
-
-    def head(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model.lm_head(states).float()  # [rows, vocab]
-        return F.cross_entropy(logits, wanted, reduction="none"), logits.argmax(dim=-1) == wanted
-
-    chunks = zip(hidden[here].split(LOGIT_ROWS), labels[here].split(LOGIT_ROWS), strict=True)
-    parts = [checkpoint(head, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
-    losses, hits = (torch.cat(column) for column in zip(*parts, strict=True))  # [S]
-    columns = torch.stack((losses.detach(), hits, torch.ones_like(losses)), dim=1).double()  # [S, 3]
-    sums = F.one_hot(role_ids[here + 1], len(ROLES)).double().T @ columns
-    return losses.sum(), torch.cat((sums, role_ids.bincount(minlength=len(ROLES))[:, None]), dim=1)
 
 
 def per_role(sums: list[list[float]]) -> dict[str, float | None]:
@@ -353,7 +316,7 @@ def zero_sums(config: MoRConfig, device: torch.device) -> dict[str, Tensor]:
 
 def train(
     model: Transformer,
-    trajectories: list[Trajectory],
+    trajectories: Trajectories,
     plan: list[list[list[int]]],
     optimizer: torch.optim.AdamW,
     output: "Output",
@@ -444,7 +407,7 @@ def peak_memory(device: torch.device) -> int:
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter, beside the number of steps
 FREE = ("quick", "show", "device", "output", "resume", "save_every", "log_every", "eval_data", "eval_limit")
-FREE += ("max_length", "overlong")  # seen in the rendered data
+FREE += ("gradient_checkpointing", "cache", "max_length", "overlong")  # the last two show in the data
 
 
 def check_output(folder: Path, resume: bool) -> None:
@@ -458,13 +421,10 @@ def check_output(folder: Path, resume: bool) -> None:
         )
 
 
-def settings_of(args: argparse.Namespace, trajectories: list[Trajectory], model: Transformer) -> dict:
+def settings_of(args: argparse.Namespace, trajectories: Trajectories, model: Transformer) -> dict:
     """What decides the course of a run, as JSON values: flags, and digests of the data and the base model."""
     settings = {name: value for name, value in vars(args).items() if name not in FREE}
-    rendered = hashlib.sha256()
-    for t in trajectories:
-        for part in (t.example.input_ids, t.example.labels, t.example.role_ids):
-            rendered.update(part)
+    rendered = hashlib.sha256(trajectories.digests.tobytes())
     norm = model.model.norm.weight.detach().float().cpu().numpy()  # enough to tell two trainings apart
     base = hashlib.sha256(repr(model.config).encode() + norm.tobytes())
     settings |= {"data": f"data {rendered.hexdigest()[:16]}", "model": f"model {base.hexdigest()[:16]}"}
@@ -548,7 +508,7 @@ class Output:
 @torch.no_grad()
 def evaluate(
     model: Transformer,
-    held_out: list[Trajectory],
+    held_out: list[HeldOut],
     frame: Frame,
     args: argparse.Namespace,
     processes: Processes,
@@ -696,11 +656,12 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"--max-length: got {longest}, the model has {base.max_position_embeddings} positions"
         )
-    trajectories = load(args.data, frame, longest, args.overlong, processes)
+    trajectories = load(folder, longest, args, processes)
     held_out = {
-        name: load(file, frame, longest, args.overlong, processes) for name, file in args.eval_data.items()
+        name: dataset.load_held_out(file, frame, longest, args.overlong, processes.say, processes.bar())
+        for name, file in args.eval_data.items()
     }
-    plan = plan_steps(trajectories, args)
+    plan = plan_steps(trajectories.lengths.tolist(), args)
     if args.dtype == "auto":
         args.dtype = "bfloat16" if device.type == "cuda" else "float32"
     model = Transformer.from_pretrained(folder, getattr(torch, args.dtype), device)
@@ -715,6 +676,9 @@ def main(argv: list[str] | None = None) -> None:
         output.start(args)
         evaluate_all(0)  # of the base alone, as fast as it is: an adapter that starts at zero changes nothing
     mor.add_mor(model, config, args.seed)
+    model.gradient_checkpointing = args.gradient_checkpointing
+    if args.compile:
+        model.compile_elementwise()
     trained, frozen = mor.count_parameters(model)
     # fused: one kernel for all; a loop over a thousand small ones takes as long as a small model's step
     parameters = mor.mor_parameters(model).values()

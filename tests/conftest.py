@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,14 @@ def write_model(folder: Path, config: dict, tokenizer: dict | str) -> Path:
     text = tokenizer if isinstance(tokenizer, str) else json.dumps(tokenizer)
     (folder / "tokenizer.json").write_text(text, "utf-8")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory) -> Iterator[Path]:
+    """Rendered data is kept here, and by the processes that tests start: not in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield Path(os.environ["XDG_CACHE_HOME"]) / "moragent"
 
 
 @pytest.fixture(scope="session")

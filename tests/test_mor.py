@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -177,7 +178,7 @@ def test_bf16_base_with_fp32_adapters():
     x16 = x.detach().bfloat16().requires_grad_()
     got, wanted = layer(x16, [4, 2, 3]), exact(x, [4, 2, 3])
     assert got.dtype == torch.bfloat16
-    assert layer.statistics["executor"][1].dtype == torch.float32  # the softmax
+    assert layer.statistics[1].dtype == torch.float32  # the softmax
     torch.testing.assert_close(got.double(), wanted, rtol=0.03, atol=0.1)
     grads = gradients(got.float().sum(), x16, layer)
     assert {grads.pop("x").dtype} == {torch.bfloat16}
@@ -210,6 +211,54 @@ def test_outputs_do_not_depend_on_the_other_roles_of_the_batch():
     x = torch.randn(9, 12, dtype=torch.float64)
     parts = [layer(x[:4], [4, 0, 0]), layer(x[4:6], [0, 2, 0]), layer(x[6:], [0, 0, 3])]
     torch.testing.assert_close(layer(x, [4, 2, 3]), torch.cat(parts))
+
+
+@pytest.mark.parametrize("shared_gate", [False, True])
+def test_written_out_backward_passes_gradcheck(shared_gate):
+    layer = random_layer(MoRConfig(rank=2, shared_gate=shared_gate), size=(4, 3))
+    x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    parameters = mor.mor_parameters(layer)
+
+    def outputs(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (x, [3, 0, 3]))
+        return h, layer.statistics[1]
+
+    assert torch.autograd.gradcheck(outputs, (x, *parameters.values()))
+
+
+def test_nothing_wide_is_kept_for_backward():
+    """Beyond x, the frozen weight and the parameters, only tensors of at most loras * rank columns."""
+    layer = random_layer(MoRConfig(rank=2), size=(40, 50))
+    x, kept = torch.randn(6, 40, dtype=torch.float64, requires_grad=True), []
+    known = {t.data_ptr() for t in (x, layer.base.weight, *mor.mor_parameters(layer).values())}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(x, [3, 1, 2])
+    assert kept and all(t.shape[-1] <= 5 * 2 for t in kept if t.data_ptr() not in known)
+
+
+def test_no_gradient_is_made_for_an_input_that_wants_none():
+    layer, x = random_layer(MoRConfig(rank=2)), torch.randn(6, 12, dtype=torch.float64)
+    parameters = list(mor.mor_parameters(layer).values())
+    layer(x, [3, 1, 2]).square().sum().backward()
+    of_input = layer(x.requires_grad_(), [3, 1, 2]).square().sum()
+    wanted = torch.autograd.grad(of_input, parameters)
+    assert all(torch.equal(p.grad, w) for p, w in zip(parameters, wanted, strict=True)) and x.grad is None
+
+
+def test_gradients_reach_ddp(tmp_path):
+    """DDP waits for a gradient of every parameter, those of roles without a token too."""
+    layer, x = random_layer(MoRConfig(rank=2)), torch.randn(6, 12, dtype=torch.float64)
+    wanted = torch.autograd.grad(layer(x, [4, 0, 2]).square().sum(), list(mor.mor_parameters(layer).values()))
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(layer)
+        for _ in range(2):  # the second forward would say that the first reduction is not finished
+            layer.zero_grad()
+            wrapped(x, [4, 0, 2]).square().sum().backward()
+    finally:
+        dist.destroy_process_group()
+    for parameter, gradient in zip(mor.mor_parameters(layer).values(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
 
 
 # ---------------------------------------------------------------------------------------------- Eqs. 10 to 12
@@ -262,7 +311,7 @@ def test_statistics_are_those_of_the_last_training_forward():
     before = mor.balance_loss(layer).item()
     layer.eval()(x, [0, 5, 0])
     assert mor.balance_loss(layer).item() == before
-    assert layer.statistics["reasoner"][0].requires_grad is False
+    assert layer.statistics[0].requires_grad is False
 
 
 def test_activation_checkpointing_changes_no_gradient_and_no_statistics():
@@ -278,9 +327,9 @@ def test_activation_checkpointing_changes_no_gradient_and_no_statistics():
 
     wanted = gradients(loss(), x, model)
     value = loss(use_reentrant=False)
-    statistics = [layer.statistics["reasoner"][1] for layer in model]
+    statistics = [layer.statistics[1] for layer in model]
     value.backward()
-    assert all(layer.statistics["reasoner"][1] is P for layer, P in zip(model, statistics, strict=True))
+    assert all(layer.statistics[1] is P for layer, P in zip(model, statistics, strict=True))
     for name, parameter in mor.mor_parameters(model).items():
         assert torch.equal(parameter.grad, wanted[name]), name
     with pytest.raises(AssertionError, match="reentrant"):
@@ -292,7 +341,7 @@ def test_layer_compiles_into_one_graph():
     x = torch.randn(9, 12, dtype=torch.float64)
     wanted = layer(x, [4, 0, 5])
     balance = mor.balance_loss(layer)
-    layer.statistics = {}
+    layer.statistics = None
     torch.testing.assert_close(
         torch.compile(layer, backend="aot_eager", fullgraph=True)(x, [4, 0, 5]), wanted
     )

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import data
+import loss
 import mor
 import train
 from calls import write_calls
@@ -212,25 +213,28 @@ def test_packed_loss_is_that_of_one_document_at_a_time(base, monkeypatch):
     """Sums per role too; and the head in chunks of three rows gives what it gives at once."""
     model, frame = adapted(base), load_frame(base)
     examples = [data.render(make_record(i), frame) for i in range(3)]
-    naive = torch.zeros(3, 4, dtype=torch.float64)
+    naive, naive_nll = torch.zeros(3, 4, dtype=torch.float64), 0.0
     for example in examples:
         logits = model(torch.tensor(example.input_ids), torch.tensor(example.role_ids))
         for t, role in enumerate(example.role_ids):
             naive[role, 3] += 1
             if example.labels[t] != -100:
                 wanted = example.labels[t]
-                naive[role, 0] += F.cross_entropy(logits[t - 1], torch.tensor(wanted)).item()
+                ce = F.cross_entropy(logits[t - 1], torch.tensor(wanted))
+                naive_nll = naive_nll + ce
+                naive[role, 0] += ce.item()
                 naive[role, 1] += logits[t - 1].argmax().item() == wanted
                 naive[role, 2] += 1
-    nll, by_role = train.token_losses(model, examples)
+    nll, by_role = loss.token_losses(model, examples)
     torch.testing.assert_close(by_role, naive, rtol=1e-5, atol=1e-4)
     assert nll.item() == pytest.approx(naive[:, 0].sum().item(), rel=1e-5)
 
     parameters = list(mor.mor_parameters(model).values())
-    at_once = torch.autograd.grad(nll, parameters)
-    monkeypatch.setattr(train, "LOGIT_ROWS", 3)
-    in_chunks = torch.autograd.grad(train.token_losses(model, examples)[0], parameters)
-    torch.testing.assert_close(at_once, in_chunks, rtol=1e-4, atol=1e-4)
+    wanted = torch.autograd.grad(naive_nll, parameters)
+    torch.testing.assert_close(torch.autograd.grad(nll, parameters), wanted, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(loss, "LOGIT_ROWS", 3)
+    in_chunks = torch.autograd.grad(loss.token_losses(model, examples)[0], parameters)
+    torch.testing.assert_close(in_chunks, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_split_into_micro_batches_does_not_matter(base, sample, tmp_path):
@@ -327,16 +331,16 @@ def arguments(*argv: object):
 
 
 def test_plan_uses_every_trajectory_once_an_epoch():
-    loaded = [train.Trajectory({}, None, length, 1) for length in (50, 20, 70, 30, 90, 40, 10)]
-    plan = train.plan_steps(loaded, arguments("--epochs", 2, "--tokens-per-batch", 100, "--grad-accum", 2))
+    lengths = [50, 20, 70, 30, 90, 40, 10]
+    plan = train.plan_steps(lengths, arguments("--epochs", 2, "--tokens-per-batch", 100, "--grad-accum", 2))
     micro_batches = [pack for step in plan for pack in step]
     assert sorted(i for pack in micro_batches for i in pack) == sorted(2 * list(range(7)))
-    assert all(sum(loaded[i].length for i in pack) <= 100 for pack in micro_batches)
+    assert all(sum(lengths[i] for i in pack) <= 100 for pack in micro_batches)
     assert all(len(step) == 2 for step in plan[:-1])
-    whole = train.plan_steps(loaded, arguments("--epochs", 1, "--tokens-per-batch", 100, "--grad-accum", 1))
-    half = train.plan_steps(loaded, arguments("--epochs", 0.5, "--tokens-per-batch", 100, "--grad-accum", 1))
+    whole = train.plan_steps(lengths, arguments("--epochs", 1, "--tokens-per-batch", 100, "--grad-accum", 1))
+    half = train.plan_steps(lengths, arguments("--epochs", 0.5, "--tokens-per-batch", 100, "--grad-accum", 1))
     assert half == whole[: len(half)] and len(half) == -(-len(whole) // 2)
-    assert len(train.plan_steps(loaded, arguments("--steps", 9, "--tokens-per-batch", 100))) == 9
+    assert len(train.plan_steps(lengths, arguments("--steps", 9, "--tokens-per-batch", 100))) == 9
 
 
 def test_schedules():

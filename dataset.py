@@ -1,0 +1,309 @@
+"""Training data: a JSON Lines file as flat arrays of tokens, rendered by several processes and kept on disk.
+
+    trajectories = dataset.load("train.jsonl", "tiny", cache="cache")
+    trajectories[0].example  # input_ids, labels and role_ids of the first record, as data.render gives them
+
+A token takes 6 bytes. The second time, `load` maps the file that the first has left in the cache into memory:
+nothing is read before it is used, and nothing is parsed or tokenised again.
+
+Letters in shapes: N trajectories, T tokens of all of them.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import cycle, islice
+from multiprocessing.connection import Connection
+from multiprocessing.resource_tracker import ensure_running
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+import data
+from cli import UserError, write_whole
+from data import Example
+from frames import Frame, load_frame
+from mor import ROLES
+
+CHUNK = 64  # lines that a worker renders at a time
+LINES_PER_WORKER = 2000  # fewer are rendered in less time than a worker takes to start
+
+
+@dataclass
+class Trajectory:
+    example: Example  # arrays in place of lists
+    length: int  # tokens
+    supervised: int  # tokens with a label
+
+
+@dataclass
+class HeldOut(Trajectory):
+    record: dict  # what the model is to write anew
+
+
+KINDS = {"input_ids": np.int32, "trained": np.bool_, "role_ids": np.int8}
+KINDS |= {"lengths": np.int32, "supervised": np.int32, "digests": np.int64}
+
+
+@dataclass
+class Trajectories:
+    """A sequence of Trajectory, each cut from the flat arrays when it is asked for."""
+
+    input_ids: np.ndarray  # int32 [T]
+    trained: np.ndarray  # bool [T]: the label is the id, else -100
+    role_ids: np.ndarray  # int8 [T]
+    lengths: np.ndarray  # int32 [N]
+    supervised: np.ndarray  # int32 [N]
+    digests: np.ndarray  # int64 [N]: of each one's ids, labels and roles
+    starts: np.ndarray  # int64 [N]: where each one begins among the T tokens
+
+    @classmethod
+    def of(cls, flat: dict[str, bytearray]) -> "Trajectories":
+        """From the bytes of each array of KINDS, which are not copied."""
+        arrays = {name: np.frombuffer(flat[name], kind) for name, kind in KINDS.items()}
+        return cls(**arrays, starts=np.cumsum(arrays["lengths"], dtype=np.int64) - arrays["lengths"])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: int) -> Trajectory:
+        here = slice(self.starts[i], self.starts[i] + self.lengths[i])
+        ids = self.input_ids[here]
+        example = Example(ids, np.where(self.trained[here], ids, -100), self.role_ids[here])
+        return Trajectory(example, len(ids), int(self.supervised[i]))
+
+    def keep(self, chosen: np.ndarray) -> "Trajectories":
+        """Those at the chosen indices; the tokens stay where they are."""
+        each = (self.lengths, self.supervised, self.digests, self.starts)
+        return Trajectories(self.input_ids, self.trained, self.role_ids, *(array[chosen] for array in each))
+
+
+def fitting(
+    rendered: Trajectories, path: str | Path, longest: int, overlong: str, say: Callable[[str], None]
+) -> np.ndarray:
+    """Indices of the trajectories of up to `longest` tokens; `say` is told how many there are.
+
+    Raises UserError when there is none, or one too long with overlong "error" in place of "skip".
+    """
+    lengths, fits = rendered.lengths, rendered.lengths <= longest
+    if overlong == "error" and not fits.all():
+        first = fits.argmin()
+        raise UserError(
+            f"{path}: trajectory {first + 1} has {lengths[first]} tokens, --max-length is {longest}; "
+            "shorten it, raise --max-length, or skip it with --overlong skip"
+        )
+    if not fits.any():
+        raise UserError(f"{path}: all trajectories have over {longest} tokens; raise --max-length")
+    say(
+        f"{path}: {fits.sum():,} trajectories, {lengths[fits].sum():,} tokens, "
+        f"{rendered.supervised[fits].sum():,} of them supervised; "
+        f"{(~fits).sum():,} of over {longest:,} tokens skipped"
+    )
+    return np.flatnonzero(fits)
+
+
+# ---- rendering ----
+
+
+def flatten(examples: Iterable[Example]) -> dict[str, bytearray]:
+    """The bytes of each array of KINDS."""
+    flat = {name: bytearray() for name in KINDS}
+    for example in examples:
+        ids = np.array(example.input_ids, np.int32)
+        trained, role_ids = np.array(example.labels) != -100, np.array(example.role_ids, np.int8)
+        digest = hashlib.sha256(ids.tobytes() + trained.tobytes() + role_ids.tobytes()).digest()
+        supervised = np.int32(trained[1:].sum())  # nothing predicts the first token
+        parts = (ids, trained, role_ids, np.int32(len(ids)), supervised, np.frombuffer(digest[:8], np.int64))
+        for name, part in zip(KINDS, parts, strict=True):
+            flat[name] += part.tobytes()
+    return flat
+
+
+def render_chunks(
+    path: str | Path, folder: str | Path, first: int = 0, step: int = 1
+) -> Iterator[dict[str, bytearray] | UserError]:
+    """Chunks first, first + step, ... of a file, checked and rendered, as `flatten` gives them.
+
+    A fault comes as the last chunk: processes can send it, and the order of chunks is that of faults.
+    """
+    lines = data.numbered_lines(path)
+    chunks = iter(lambda: list(islice(lines, CHUNK)), [])
+    try:
+        frame = load_frame(folder)
+        for chunk in islice(chunks, first, None, step):
+            records = (data.read_line(line, f"{path}:{number}") for number, line in chunk)
+            yield flatten(data.render(record, frame) for record in records)
+    except UserError as fault:
+        yield fault
+
+
+def work(path: str | Path, folder: str | Path, first: int, step: int, out: Connection) -> None:
+    """A worker: sends its chunks, then None. It reads the whole file, which costs little beside rendering."""
+    torch.set_num_threads(1)
+    with suppress(BrokenPipeError):  # nobody is left to receive
+        for chunk in render_chunks(path, folder, first, step):
+            out.send(chunk)  # waits until there is room: no worker is far ahead of the others
+        out.send(None)
+
+
+def in_workers(
+    path: str | Path, folder: str | Path, workers: int
+) -> Iterator[dict[str, bytearray] | UserError]:
+    """What render_chunks gives, in the order of the file; each worker renders every n-th chunk.
+
+    Workers are spawned, not forked, as threads may run here; and they load the tokenizer for themselves, as
+    one that is sent forgets settings.
+    """
+    spawn, started, ends = multiprocessing.get_context("spawn"), [], []
+    try:
+        with ctrl_c_held_back():
+            for first in range(workers):
+                end, out = spawn.Pipe(duplex=False)
+                process = spawn.Process(target=work, args=(path, folder, first, workers, out), daemon=True)
+                process.start()
+                out.close()  # here; when the worker's own is closed as well, there is no more to wait for
+                started.append(process)
+                ends.append(end)
+        for process, end in cycle(zip(started, ends, strict=True)):
+            try:
+                chunk = end.recv()
+            except (EOFError, OSError):  # between two chunks, within one
+                process.join()
+                code = f"code {process.exitcode} (-9: killed, mostly for lack of memory)"
+                raise UserError(
+                    f"{path}: a process that rendered it ended with {code}; free memory"
+                ) from None
+            if chunk is None:  # after the last chunk of one worker comes no later one of another
+                break
+            yield chunk
+    finally:
+        for process in started:
+            process.terminate()
+            process.join()
+
+
+def render_file(
+    path: str | Path, folder: str | Path, workers: int = 1, total: int | None = None, hide: bool | None = None
+) -> Trajectories:
+    """Read, check and render a file, in this process or in several workers; the result is the same.
+
+    total, of the records, and hide are for the bar. Raises UserError for the first fault in the file.
+    """
+    flat = {name: bytearray() for name in KINDS}
+    chunks = in_workers(path, folder, workers) if workers > 1 else render_chunks(path, folder)
+    bar = tqdm(total=total, desc=f"rendering {Path(path).name}", disable=hide, leave=False, unit=" lines")
+    with closing(chunks), bar:
+        for chunk in chunks:
+            if isinstance(chunk, UserError):
+                raise chunk
+            for name, part in chunk.items():
+                flat[name] += part
+            bar.update(len(np.frombuffer(chunk["lengths"], KINDS["lengths"])))
+    return Trajectories.of(flat)
+
+
+@contextmanager
+def ctrl_c_held_back() -> Iterator[None]:
+    """Processes started within never see Ctrl-C, not even while they import; here it is raised afterwards.
+
+    The mask is what they inherit. It does not keep the signal from other threads of this process, whence
+    Python would hand it to the main one in the middle of a start: so that gets a handler as well.
+    """
+    ensure_running()  # multiprocessing's own helper, whose start would let the signal through again
+    caught: list[int] = []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.signal(signal.SIGINT, lambda received, _: caught.append(received))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_held_out(
+    path: Path, frame: Frame, longest: int, overlong: str, say: Callable[[str], None], hide: bool | None
+) -> list[HeldOut]:
+    """A held-out set, which is small, with its records; without what is too long. Raises UserError."""
+    records = data.read_records(path)
+    bar = tqdm(records, desc=f"rendering {path.name}", disable=hide, leave=False)
+    rendered = Trajectories.of(flatten(data.render(record, frame) for record in bar))
+    chosen = fitting(rendered, path, longest, overlong, say)
+    return [HeldOut(**vars(rendered[i]), record=records[i]) for i in chosen]
+
+
+# ---- the cache ----
+
+# What a record renders to depends on the code that reads and renders it. A version number would have to be
+# raised by hand at every change and would be forgotten; the sources change by themselves.
+SOURCES = [Path(__file__).with_name(f"{name}.py") for name in ("dataset", "data", "calls", "frames")]
+
+
+def default_cache() -> str:
+    return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "moragent")
+
+
+def load(
+    path: str | Path,
+    folder: str | Path,
+    cache: str = "",
+    workers: int | None = None,
+    say: Callable[[str], None] = print,
+    hide: bool | None = None,
+) -> Trajectories:
+    """A file of records, rendered for the model in a folder; from the cache if it is there, else put there.
+
+    workers: at most so many, by default one per core. Without a cache folder nothing is kept; one that
+    cannot be written is told to `say`. Raises UserError.
+    """
+    key, total = fingerprint(path, folder) if Path(path).is_file() else ("", None)  # a pipe can be read once
+    kept = Path(cache) / f"{key}.safetensors" if cache and key else None
+    if kept and (found := read_kept(kept)):
+        return found
+    workers = min(cores() if workers is None else workers, (total or 0) // LINES_PER_WORKER)
+    rendered = render_file(path, folder, workers, total, hide)
+    if not kept:
+        return rendered
+    tensors = {name: torch.from_numpy(getattr(rendered, name)) for name in KINDS}
+    try:
+        write_whole(kept, lambda temporary: save_file(tensors, temporary))
+    except (UserError, SafetensorError) as error:  # the latter on a full disk
+        say(f"--cache: not kept for the next start: {error}")
+    return read_kept(kept) or rendered  # mapped, so that the memory is free again
+
+
+def fingerprint(path: str | Path, folder: str | Path) -> tuple[str, int]:
+    """A digest of all that decides what a file renders to, in hex, and the number of its records."""
+    whole, records = hashlib.sha256(repr((ROLES, tokenizers.__version__)).encode()), 0
+    for source in (*SOURCES, *(Path(folder) / name for name in ("config.json", "tokenizer.json"))):
+        # a digest each, of one length: joined, no two different sets of files are the same bytes
+        whole.update(hashlib.sha256(source.read_bytes()).digest())
+    for _, line in data.numbered_lines(path):
+        whole.update(line)
+        records += 1
+    return whole.hexdigest(), records
+
+
+def read_kept(file: Path) -> Trajectories | None:
+    """Map a file of the cache into memory; None when there is none, or a damaged one."""
+    try:
+        with safe_open(file, "pt") as tensors:
+            found = Trajectories.of({name: tensors.get_tensor(name).numpy() for name in KINDS})
+        return found if found.lengths.sum() == len(found.input_ids) else None
+    except (OSError, SafetensorError, ValueError, TypeError):
+        return None

@@ -1,0 +1,66 @@
+"""Eq. 9: the cross-entropy of a micro-batch, at supervised positions only.
+
+Agent data supervises about a quarter of its tokens and a vocabulary has 128k to 152k entries: the logits of
+all positions would be the largest tensors of a step and the head one of its larger matmuls. So the final norm
+and the head see only the positions that predict a supervised token, LOGIT_ROWS at a time.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+import data
+from data import Example
+from model import Transformer
+from mor import ROLES
+
+LOGIT_ROWS = 512  # positions whose logits exist at a time: 0.25 GB in fp32 for a vocabulary of 128k
+
+
+class HeadCrossEntropy(torch.autograd.Function):
+    """states [S, hidden], frozen head [vocab, hidden], wanted ids [S] -> losses [S] and hits [S], float32.
+
+    The gradient of the states is made in forward, while the logits of a chunk exist: two matmuls a chunk. To
+    keep the logits for backward takes too much memory, to make them anew there a third matmul.
+    """
+
+    @staticmethod
+    def forward(ctx, states: Tensor, head: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        losses, hits = states.new_empty(2, len(states), dtype=torch.float32)
+        d_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(states), LOGIT_ROWS):
+            rows = slice(start, start + LOGIT_ROWS)
+            ids = wanted[rows, None]
+            log_probs = (states[rows] @ head.T).float().log_softmax(dim=1)  # [rows, vocab]
+            of_wanted = log_probs.gather(1, ids)[:, 0]
+            losses[rows] = -of_wanted
+            hits[rows] = of_wanted == log_probs.amax(dim=1)  # several times as fast as argmax
+            if d_states is not None:
+                d_logits = log_probs.exp_().scatter_add_(1, ids, -torch.ones_like(ids, dtype=torch.float32))
+                d_states[rows] = d_logits.to(states.dtype) @ head
+        ctx.mark_non_differentiable(hits)
+        ctx.save_for_backward(d_states)
+        return losses, hits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_losses: Tensor, _) -> tuple[Tensor, None, None]:
+        assert not ctx.needs_input_grad[1], "the head is frozen: no gradient is made for it"
+        (d_states,) = ctx.saved_tensors
+        return d_states * d_losses[:, None].to(d_states.dtype), None, None
+
+
+def token_losses(model: Transformer, examples: list[Example]) -> tuple[Tensor, Tensor]:
+    """A micro-batch -> summed cross-entropy; per role [3, 4]: cross-entropy, hits, supervised tokens, tokens.
+
+    The role is the predicted token's.
+    """
+    batch, device = data.collate(examples), model.model.norm.weight.device
+    role_ids, labels = batch.role_ids.to(device), data.targets(batch).to(device)  # [T]; targets are shifted
+    here = (labels >= 0).nonzero().squeeze(1)  # [S]
+    states = model.hidden_states(batch.input_ids.to(device), role_ids, batch.lengths, rows=here)
+    losses, hits = HeadCrossEntropy.apply(states, model.lm_head.weight, labels[here])
+    columns = torch.stack((losses.detach(), hits, torch.ones_like(losses)), dim=1).double()  # [S, 3]
+    sums = F.one_hot(role_ids[here + 1], len(ROLES)).double().T @ columns
+    return losses.sum(), torch.cat((sums, role_ids.bincount(minlength=len(ROLES))[:, None]), dim=1)
