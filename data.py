@@ -282,21 +282,22 @@ class Batch:
     lengths: list[int]
 
 
-WINDOW = 256
+WINDOW = 64  # batches that are filled together
 
 
 def pack(lengths: list[int], budget: int, seed: int, epoch: int) -> list[list[int]]:
     """Indices per micro-batch of at most `budget` tokens; every index once; depends on the arguments alone.
 
-    First fit, the longest first, among each WINDOW shuffled neighbours: full batches, yet random ones. An
-    example over the budget gets a batch of its own.
+    First fit, the longest first, among shuffled neighbours that fill WINDOW batches: full batches, yet random
+    ones. An example over the budget gets a batch of its own.
     """
     chance = random.Random(f"{seed}/{epoch}")
     order = chance.sample(range(len(lengths)), len(lengths))
+    ends = accumulate(lengths[i] for i in order)
     batches = []
-    for start in range(0, len(order), WINDOW):
+    for _, window in groupby(zip(order, ends, strict=True), lambda pair: pair[1] // (WINDOW * budget)):
         bins, tokens = [], []
-        for index in sorted(order[start : start + WINDOW], key=lambda i: -lengths[i]):
+        for index in sorted((i for i, _ in window), key=lambda i: -lengths[i]):
             b = next((b for b, used in enumerate(tokens) if used + lengths[index] <= budget), len(bins))
             if b == len(bins):
                 bins.append([])

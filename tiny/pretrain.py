@@ -6,7 +6,8 @@ Documents of three levels, one after the other, since a model this small finds o
 and easy text:
 0. copying: random tokens, said twice (a fifth of the later levels as well);
 1. one function of one or two parameters, and some questions about it;
-2. several functions, parallel calls, questions that no tool fits, and looking up keys of an object.
+2. several functions, parallel calls, questions that no tool fits, calls to be written in another notation,
+   and looking up keys of an object.
 All in the native chat frame (system, user, assistant, ipython). The assistant answers in four notations
 (JSON, code, tags, words) and retells results in English. The roles of this project, its prompts and its
 notation never occur here, nor do the functions kept for evaluation. Half of the functions are made up on the
@@ -165,10 +166,10 @@ def tool_use(rng: random.Random, functions: list[world.Function]) -> list[Turn]:
     parts = [notation, listed, *rng.sample(REMARKS, rng.randint(0, 4))]
     rng.shuffle(parts)
     turns = [("system", "\n".join(parts))]
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.randint(2, 7)):
         turns += question_and_answer(rng, drawn, notation)
         others = pool if rng.random() < 0.1 else tools
-        calls = [(f, world.draw_arguments(rng, f)) for f in rng.choices(others, k=rng.choice([1, 1, 1, 2]))]
+        calls = [(f, world.draw_arguments(rng, f)) for f in rng.choices(others, k=rng.choice([1, 1, 2]))]
         fitting = all(f in tools for f, _ in calls)
         drawn = world.Request(world.ask(rng, calls), calls if fitting else [])
     return turns
@@ -187,7 +188,28 @@ def question_and_answer(rng: random.Random, drawn: world.Request, notation: str)
     return turns
 
 
-def fill_in(rng: random.Random) -> list[Turn]:
+def rewrite(rng: random.Random, functions: list[world.Function]) -> list[Turn]:
+    """Some functions, and calls of them in one notation to be written in another."""
+    tools = [
+        rng.choice(functions) if rng.random() < 0.5 else made_up_function(rng)
+        for _ in range(rng.randint(1, 3))
+    ]
+    tools = list({f.name: f for f in tools}.values())
+    wanted, *given = rng.sample(list(NOTATIONS), 4)
+    turns = [
+        ("system", "\n".join([f"Rewrite the calls. {wanted}", *(json.dumps(f.schema()) for f in tools)]))
+    ]
+    for _ in range(rng.randint(2, 6)):
+        calls = [(f, world.draw_arguments(rng, f)) for f in rng.choices(tools, k=rng.choice([1, 1, 2]))]
+        notation = rng.choice(given)
+        turns.append(
+            ("user", rng.choice([" ", "; ", "\n"]).join(NOTATIONS[notation](call) for call in calls))
+        )
+        turns.append(("assistant", "\n".join(NOTATIONS[wanted](call) for call in calls)))
+    return turns
+
+
+def fill_in(rng: random.Random, functions: list[world.Function]) -> list[Turn]:
     """Field names, sentences that give their values in any order, and the values as JSON."""
     parameters = [world.PARAMETERS[name] for name in rng.sample(list(world.PARAMETERS), rng.randint(1, 4))]
     parameters += [made_up_parameter(rng) for _ in range(rng.choice([0, 0, 1]))]
@@ -218,7 +240,7 @@ def choose(rng: random.Random, functions: list[world.Function]) -> list[Turn]:
     return turns
 
 
-def look_up(rng: random.Random) -> list[Turn]:
+def look_up(rng: random.Random, functions: list[world.Function]) -> list[Turn]:
     """A flat JSON object and questions about its keys."""
     names = rng.sample(list(world.PARAMETERS), rng.randint(3, 8))
     if rng.random() < 0.5:
@@ -270,16 +292,9 @@ def copying(rng: random.Random) -> tuple[list[int], list[bool]]:
 
 def document(rng: random.Random, tokenizer: Tokenizer, functions: list[world.Function], level: int):
     """Level 1: short exercises; level 2: all of it."""
-    draw = rng.random()
-    if draw < 0.3:
-        turns = fill_in(rng)
-    elif draw < 0.5:
-        turns = choose(rng, functions)
-    elif level == 1:
-        turns = first_steps(rng, functions)
-    else:
-        turns = look_up(rng) if draw < 0.55 else tool_use(rng, functions)
-    return encode_turns(turns, tokenizer)
+    kinds = [fill_in, choose, first_steps, look_up, rewrite, tool_use]
+    kind = rng.choices(kinds, [6, 4, 10, 0, 0, 0] if level == 1 else [3, 3, 0, 1, 3, 10])[0]
+    return encode_turns(kind(rng, functions), tokenizer)
 
 
 def look_back(model: Transformer, strength: float = 40.0) -> None:
@@ -359,7 +374,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the checkpoint")
     parser.add_argument("--steps", type=number(int, 1), default=4000, help="of the training")
     parser.add_argument("--tokens", type=number(int, 1), default=4096, help="of one step, at least")
-    parser.add_argument("--lr", type=number(float, 0), default=3e-3, help="highest learning rate of AdamW")
+    parser.add_argument("--lr", type=number(float, 0), default=3e-3, help="highest learning rate")
     args = parser.parse_args(argv)
 
     functions = [f for f in world.all_functions() if not world.held_out(f.thing)]
@@ -370,15 +385,19 @@ def main(argv: list[str] | None = None) -> None:
     model = Transformer.from_config(ModelConfig.from_dict(CONFIG), torch.float32, "cpu", seed=0)
     model.requires_grad_(True)
     look_back(model)
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    norms = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": norms, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=True)
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    others = [model.model.embed_tokens.weight, *(p for p in model.parameters() if p.ndim < 2)]
+    optimizers = [
+        torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.98), fused=True),
+    ]
 
     rng, average, start = random.Random(0), 0.0, time.time()
     for step in range(1, args.steps + 1):
-        for group in optimizer.param_groups:  # up, constant, then down over the second half
-            group["lr"] = args.lr * min(1.0, step / 100, 2 * (1 - step / args.steps) + 0.02)
+        for optimizer in optimizers:  # up, constant, then down over the second half
+            optimizer.param_groups[0]["lr"] = args.lr * min(
+                1.0, step / 100, 2 * (1 - step / args.steps) + 0.02
+            )
         level = (step > 500) + (step > 850)
         ids, targets, lengths = batch(rng, args.tokens, 0.2 if level else 1.0, tokenizer, functions, level)
         hidden = model.hidden_states(ids, lengths=lengths)
@@ -386,8 +405,9 @@ def main(argv: list[str] | None = None) -> None:
         loss = F.cross_entropy(model.lm_head(hidden[trained]), targets[trained])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         average = 0.99 * average + 0.01 * loss.item() if step > 1 else loss.item()
         if step % 100 == 0:
             minutes = (time.time() - start) / 60
