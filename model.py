@@ -162,7 +162,7 @@ class Layout:
     lengths: list[int]  # of the documents, in sequence order
     cos: Tensor  # [T, d] in sequence order, and so is sin
     sin: Tensor
-    cache: KVCache | None
+    caches: list[KVCache] | None  # one for each document
     role_sizes: list[int] | None  # how many rows of role 0, 1, 2 the linears see, in this order
     order: Tensor | None  # [T] which token stands in each row; None where rows are in sequence order
     inverse: Tensor | None  # [T] in which row each token stands
@@ -225,15 +225,16 @@ class Attention(nn.Module):
 
     def documents(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         """Attention inside each document. q, k, v [T, heads, D] in sequence order -> [T, H, D]."""
-        if layout.cache is not None:  # one document, whose earlier tokens join k and v
-            k, v = layout.cache.append(self.layer, k, v)
-        elif q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):  # what flash attention takes
-            return attend_packed(q, k, v, layout.lengths, self.window)
-        if len(set(layout.lengths)) == 1:  # one call for all
+        if layout.caches is None and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+            return attend_packed(q, k, v, layout.lengths, self.window)  # flash attention takes no other dtype
+        if layout.caches is None and len(set(layout.lengths)) == 1:  # one call for all
             q, k, v = (x.unflatten(0, (len(layout.lengths), -1)) for x in (q, k, v))
             return attend(q, k, v, self.window).flatten(0, 1)
-        parts = zip(*(x[None].split(layout.lengths, dim=1) for x in (q, k, v)), strict=True)
-        return torch.cat([attend(*part, self.window) for part in parts], dim=1)[0]
+        parts = list(zip(*(x.split(layout.lengths) for x in (q, k, v)), strict=True))
+        if layout.caches is not None:  # earlier tokens of each document join its k and v
+            grown = zip(layout.caches, parts, strict=True)
+            parts = [(q, *cache.append(self.layer, k, v)) for cache, (q, k, v) in grown]
+        return torch.cat([attend(q[None], k[None], v[None], self.window)[0] for q, k, v in parts])
 
 
 # -------------------- the decoder
@@ -321,42 +322,44 @@ class Transformer(nn.Module):
         role_ids: Tensor | None = None,
         lengths: list[int] | None = None,
         positions: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | list[KVCache] | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
         """States after the final norm in sequence order, [T, hidden], or of the tokens `rows` alone.
 
         input_ids, role_ids (0, 1, 2) and positions: int64 [T]. `lengths` of the packed documents add up to T
-        (default: one document). Positions count from 0 in each document, or on from the cached tokens. With a
-        cache there is one document, and input_ids are its new tokens.
+        (default: one document). Positions count from 0 in each document, or on from the cached tokens. Where
+        there is a cache for each document, input_ids are new tokens; a single one need not be in a list.
         """
-        total, start = len(input_ids), 0 if cache is None else cache.length
+        total, caches = len(input_ids), [cache] if isinstance(cache, KVCache) else cache
         lengths = [total] if lengths is None else lengths
         assert input_ids.dim() == 1 and total > 0, f"input_ids has shape {list(input_ids.shape)}, wanted [T]"
         assert sum(lengths) == total and min(lengths) > 0, f"lengths {lengths} do not split {total} tokens"
-        assert cache is None or len(lengths) == 1, "a cache holds one document"
-        ends = [start + n for n in lengths]
+        assert caches is None or len(lengths) == len(caches), "a cache holds one document"
+        starts = [0] * len(lengths) if caches is None else [cache.length for cache in caches]
+        ends = [start + n for start, n in zip(starts, lengths, strict=True)]
         if positions is None:
-            positions = torch.cat([torch.arange(start, end, device=input_ids.device) for end in ends])
+            parts = [torch.arange(*span, device=input_ids.device) for span in zip(starts, ends, strict=True)]
+            positions = torch.cat(parts)
         else:
             ends = [int(part.max()) + 1 for part in positions.split(lengths)]
         # The reference picks longrope's table once per call, for the largest position of the batch. Here each
         # document picks its own, so that it gets the same packed as alone.
         longs = [self.config.uses_long_factor(end) for end in ends]
-        if cache is not None:
-            assert start == 0 or cache.long == longs[0], "longrope changes its table: truncate(0) first"
-            cache.long = longs[0]
+        for cache, long in zip(caches or [], longs, strict=caches is not None):
+            assert cache.length == 0 or cache.long == long, "longrope changes its table: truncate(0) first"
+            cache.long = long
         cos, sin = rotary_tables(self.config, positions, lengths, longs)
         dtype = self.model.norm.weight.dtype
-        layout = Layout(lengths, cos.to(dtype), sin.to(dtype), cache, *role_order(role_ids, total))
+        layout = Layout(lengths, cos.to(dtype), sin.to(dtype), caches, *role_order(role_ids, total))
         x = self.model.embed_tokens(input_ids if layout.order is None else input_ids[layout.order])
         for layer in self.model.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, layout, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = layer(x, layout)
-        if cache is not None:
-            cache.length += total
+        for cache, end in zip(caches or [], ends, strict=caches is not None):
+            cache.length = end
         if layout.order is not None:
             rows = layout.inverse if rows is None else layout.inverse[rows]
         return self.model.norm(x if rows is None else x[rows])
@@ -408,7 +411,46 @@ class Transformer(nn.Module):
 # -------------------- generation
 
 
+@dataclass
+class Sequence:
+    """A sequence that grows: all its ids, and roles if the model has any; computed is what `cache` holds."""
+
+    ids: list[int]
+    role_ids: list[int] | None
+    cache: KVCache
+    temperature: float = 0.0
+    top_p: float = 1.0
+    generator: torch.Generator | None = None
+
+
 @torch.no_grad()
+def next_tokens(model: Transformer, sequences: list[Sequence]) -> list[int]:
+    """One token for each sequence, from one forward pass over all that is not yet in their caches.
+
+    Each row meets the adapters of its own role, so sequences in different roles share the pass. The tokens
+    are not appended. Temperature 0 takes the likeliest.
+    """
+    device = model.model.norm.weight.device
+    for sequence in sequences:
+        cache = sequence.cache
+        cache.truncate(len(sequence.ids) - 1)
+        if cache.long != model.config.uses_long_factor(len(sequence.ids)):
+            cache.truncate(0)  # its keys were turned by the other longrope table
+    caches = [sequence.cache for sequence in sequences]
+    starts = [cache.length for cache in caches]
+    lengths = [len(sequence.ids) - start for sequence, start in zip(sequences, starts, strict=True)]
+
+    def flat(lists: list[list[int]]) -> Tensor:
+        new = [i for part, start in zip(lists, starts, strict=True) for i in part[start:]]
+        return torch.tensor(new, device=device)
+
+    roles = None if sequences[0].role_ids is None else flat([s.role_ids for s in sequences])
+    last = torch.tensor(lengths, device=device).cumsum(0) - 1
+    states = model.hidden_states(flat([s.ids for s in sequences]), roles, lengths, cache=caches, rows=last)
+    rows = zip(model.lm_head(states), sequences, strict=True)
+    return [pick(logits, s.temperature, s.top_p, s.generator) for logits, s in rows]
+
+
 def generate(
     model: Transformer,
     input_ids: list[int],
@@ -425,29 +467,21 @@ def generate(
     """Yield new token ids, a stop id included, then end.
 
     `input_ids` (and `role_ids`) are the whole sequence; computed is what lies beyond `cache.length`. New
-    tokens get role `role`. The last token yielded is not in the cache yet. Temperature 0 takes the
-    likeliest token.
+    tokens get role `role`. The last token yielded is not in the cache yet.
     """
     assert len(input_ids) > 0, "generate needs a token to start from"
     assert (role_ids is None) == (role is None), "role_ids and role go together"
-    stop_ids = frozenset(stop_ids)
-    weight = model.model.embed_tokens.weight
+    stop_ids, weight = frozenset(stop_ids), model.model.norm.weight
     if cache is None:
         cache = KVCache(model.config, weight.dtype, weight.device)
-    ids, roles = list(input_ids), None if role_ids is None else list(role_ids)
-    cache.truncate(len(ids) - 1)
+    roles = None if role_ids is None else list(role_ids)
+    sequence = Sequence(list(input_ids), roles, cache, temperature, top_p, generator)
     for _ in range(max_new_tokens):
-        if cache.long != model.config.uses_long_factor(len(ids)):
-            cache.truncate(0)  # its keys were turned by the other longrope table
-        start = cache.length
-        new_roles = None if roles is None else torch.tensor(roles[start:], device=weight.device)
-        new_ids = torch.tensor(ids[start:], device=weight.device)
-        hidden = model.hidden_states(new_ids, new_roles, cache=cache)
-        token = pick(model.lm_head(hidden[-1:])[0], temperature, top_p, generator)
+        (token,) = next_tokens(model, [sequence])
         yield token
         if token in stop_ids:
             return
-        ids.append(token)
+        sequence.ids.append(token)
         if roles is not None:
             roles.append(role)
 
