@@ -23,7 +23,8 @@ Paper silent:
 
 exit_status of a record: done; max_turns (turns of roles since the query); max_tokens (a turn longer than its
 limit, kept as far as it got); context_full (no positions left); interrupted (by an exception).
-Left out: running Python, and several episodes at once.
+`together` runs many episodes at once: the gate makes one forward pass of rows in different roles.
+Left out: running Python.
 """
 
 import json
@@ -31,9 +32,13 @@ import os
 import sys
 import unicodedata
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, takewhile
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TextIO
 
 import torch
@@ -43,7 +48,7 @@ from calls import JSON, CallError, check_call, same_calls
 from cli import ArgumentParser, UserError, number, run
 from data import Example
 from frames import Frame, load_frame
-from model import KVCache, Transformer, checkpoint_folder, generate
+from model import KVCache, Sequence, Transformer, checkpoint_folder, generate, next_tokens
 from mor import ROLES, load_adapter
 
 HERE = Path(__file__).resolve().parent
@@ -269,6 +274,77 @@ def run_episode(model: Transformer, frame: Frame, tools: Tools | None, query: st
     episode = Episode(model, frame, tools, **options)
     episode.user(query)
     return episode.record
+
+
+# ---- many episodes at once ----
+
+
+def together(model: Transformer, plays: Iterable[Callable], size: int) -> Iterator[tuple[int, Any]]:
+    """Perform `plays`, up to `size` at once; yield (number, what it returned) of each as it ends.
+
+    A play is a function of `speak`, which takes the place of generate:
+
+        plays = (lambda speak, q=q: run_episode(model, frame, tools, q, speak=speak) for q in queries)
+
+    Each runs in a thread of its own, as plain code from top to bottom. A thread that wants a token sleeps;
+    when all sleep, this thread, the only one that meets the model, makes one forward pass for all. When a
+    play ends, the next begins. Which thread comes first decides nothing. A play's exception is raised here.
+    """
+    events: SimpleQueue = SimpleQueue()  # (number, a sequence that wants a token, where to put that)
+    numbered, asleep, running, closed = enumerate(plays), [], 0, False
+
+    def perform(number: int, play: Callable) -> None:
+        def advance(model: Transformer, sequences: list[Sequence]) -> list[int]:
+            tokens: SimpleQueue = SimpleQueue()
+            events.put((number, sequences[0], tokens))
+            if closed or (token := tokens.get()) is None:
+                raise Closed
+            return [token]
+
+        try:
+            end = Ended(play(partial(generate, advance=advance)))
+        except BaseException as fault:
+            end = Ended(fault=fault)
+        events.put((number, end, None))
+
+    try:
+        while True:
+            for number, play in islice(numbered, size - running):
+                Thread(target=perform, args=(number, play), daemon=True).start()
+                running += 1
+            if not running:
+                return
+            if len(asleep) == running:
+                asleep.sort(key=lambda entry: entry[0])
+                new = next_tokens(model, [sequence for _, sequence, _ in asleep])
+                for token, (_, _, tokens) in zip(new, asleep, strict=True):
+                    tokens.put(token)
+                asleep.clear()
+            number, event, tokens = events.get()
+            if not isinstance(event, Ended):
+                asleep.append((number, event, tokens))
+                continue
+            running -= 1
+            if event.fault is not None:
+                raise event.fault
+            yield number, event.result
+    finally:
+        closed = True
+        while not events.empty():
+            asleep.append(events.get())
+        for _, _, tokens in asleep:
+            if tokens is not None:
+                tokens.put(None)
+
+
+class Closed(Exception):
+    """Ends the thread of a play that nobody waits for any more."""
+
+
+@dataclass
+class Ended:
+    result: Any = None
+    fault: BaseException | None = None
 
 
 # ---- files ----

@@ -18,7 +18,7 @@ group of rows per role and `role_sizes` tells how many. Only attention goes back
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
@@ -447,8 +447,11 @@ def next_tokens(model: Transformer, sequences: list[Sequence]) -> list[int]:
     roles = None if sequences[0].role_ids is None else flat([s.role_ids for s in sequences])
     last = torch.tensor(lengths, device=device).cumsum(0) - 1
     states = model.hidden_states(flat([s.ids for s in sequences]), roles, lengths, cache=caches, rows=last)
-    rows = zip(model.lm_head(states), sequences, strict=True)
-    return [pick(logits, s.temperature, s.top_p, s.generator) for logits, s in rows]
+    logits = model.lm_head(states)
+    rows = zip(logits.argmax(dim=-1).tolist(), logits, sequences, strict=True)
+    return [
+        pick(row, s.temperature, s.top_p, s.generator) if s.temperature else best for best, row, s in rows
+    ]
 
 
 def generate(
@@ -463,11 +466,12 @@ def generate(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     cache: KVCache | None = None,
+    advance: Callable[["Transformer", list[Sequence]], list[int]] = next_tokens,
 ) -> Iterator[int]:
     """Yield new token ids, a stop id included, then end.
 
     `input_ids` (and `role_ids`) are the whole sequence; computed is what lies beyond `cache.length`. New
-    tokens get role `role`. The last token yielded is not in the cache yet.
+    tokens get role `role`. The last token yielded is not in the cache yet. `advance` gives the next token.
     """
     assert len(input_ids) > 0, "generate needs a token to start from"
     assert (role_ids is None) == (role is None), "role_ids and role go together"
@@ -477,7 +481,7 @@ def generate(
     roles = None if role_ids is None else list(role_ids)
     sequence = Sequence(list(input_ids), roles, cache, temperature, top_p, generator)
     for _ in range(max_new_tokens):
-        (token,) = next_tokens(model, [sequence])
+        (token,) = advance(model, [sequence])
         yield token
         if token in stop_ids:
             return
@@ -487,9 +491,7 @@ def generate(
 
 
 def pick(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> int:
-    """Choose a token from logits [vocab]: the likeliest, or a draw from the smallest set of mass `top_p`."""
-    if temperature == 0:
-        return int(logits.argmax())
+    """Draw a token from logits [vocab], among the smallest set of mass `top_p`."""
     probabilities, tokens = torch.softmax(logits.float() / temperature, dim=-1).sort(descending=True)
     before = probabilities.cumsum(-1) - probabilities
     kept = probabilities.masked_fill((before > 0) & (before >= top_p), 0.0)  # the likeliest always stays
