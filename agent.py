@@ -23,8 +23,8 @@ Paper silent:
 
 exit_status of a record: done; max_turns (turns of roles since the query); max_tokens (a turn longer than its
 limit, kept as far as it got); context_full (no positions left); interrupted (by an exception).
-`together` runs many episodes at once: the gate makes one forward pass of rows in different roles.
-Left out: running Python.
+`together` runs many episodes at once: the gate makes one forward pass of rows in different roles. In the
+domain math the executor's Python is run only when asked for, in a sandbox (sandbox.py).
 """
 
 import json
@@ -33,6 +33,7 @@ import sys
 import unicodedata
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
@@ -50,6 +51,7 @@ from data import Example
 from frames import Frame, load_frame
 from model import KVCache, Sequence, Transformer, checkpoint_folder, generate, next_tokens
 from mor import ROLES, load_adapter
+from sandbox import Sandbox
 
 HERE = Path(__file__).resolve().parent
 
@@ -121,8 +123,9 @@ def as_json(text: str) -> str:
 class Episode:
     """One conversation: `user(text)` takes a query to its end, `record` is the trajectory (data.py's format).
 
-    max_turns: turns of roles for one query. max_new_tokens: of one turn. temperature 0 is greedy. speak:
-    called as generate is. watch: called with (role, piece) as text appears, (role, None) where a turn ends.
+    python: runs the executor's code in the domain math. max_turns: turns of roles for one query.
+    max_new_tokens: of one turn. temperature 0 is greedy. speak: called as generate is. watch: called with
+    (role, piece) as text appears, (role, None) where a turn ends.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class Episode:
         frame: Frame,
         tools: Tools | None = None,
         *,
+        python: Sandbox | None = None,
         domain: str = "bfcl",
         system: str | None = None,
         max_turns: int = 12,
@@ -143,7 +147,7 @@ class Episode:
     ):
         self.model, self.frame, self.tools, self.domain = model, frame, tools or Tools(), domain
         self.max_turns, self.max_new_tokens = max_turns, max_new_tokens
-        self.speak, self.watch = speak, watch
+        self.python, self.speak, self.watch = python, speak, watch
         weight = model.model.embed_tokens.weight
         self.cache = KVCache(model.config, weight.dtype, weight.device)
         generator = torch.Generator(weight.device).manual_seed(seed)
@@ -245,7 +249,8 @@ class Episode:
         if fault:
             return as_text({"error": fault})
         if "calls" not in turn:  # domain math
-            return as_text({"error": "Python is not run here"})
+            absent = as_text({"error": "Python is not run here"})
+            return self.python.run(turn["content"]) if self.python else absent
         results = [self.tools.call(call["name"], call["arguments"]) for call in turn["calls"]]
         return results[0] if len(results) == 1 else f"[{', '.join(map(as_json, results))}]"
 
@@ -443,6 +448,8 @@ def parse_args(argv: list[str] | None) -> Namespace:
     add = parser.add_argument_group("task").add_argument
     add("--query", metavar="TEXT", help="one question; None: a conversation, a line a turn")
     add("--tools", metavar="FILE", help="JSON list of function schemas; None: no functions")
+    add("--python", action="store_true", help="run the executor's Python in a sandbox, for --domain math")
+    add("--unsafe-python", action="store_true", help="run it even where bubblewrap is not installed")
     add(
         "--responses", metavar="FILE", help="recorded {name, arguments, response}, a JSON list or a line each"
     )
@@ -464,6 +471,9 @@ def parse_args(argv: list[str] | None) -> Namespace:
         parser.error("--json: got no --query; wanted one question to print the trajectory of")
     if args.query is not None and not args.query.strip():
         parser.error("--query: got an empty text; wanted a question")
+    args.python = args.python or args.unsafe_python
+    if args.python and args.domain != "math":
+        parser.error(f"--python: got --domain {args.domain}; wanted math, whose executor writes Python")
     if args.responses and not args.tools:
         parser.error("--responses: got no --tools; wanted the schemas of the recorded functions")
     return args
@@ -511,9 +521,15 @@ def main(argv: list[str] | None = None) -> None:
     schemas = read_tools(args.tools) if args.tools else []
     responses = read_responses(args.responses) if args.responses else []
     tools = Tools(schemas, responses=responses, max_result_chars=args.max_result_chars)
+    with Sandbox(unsafe=args.unsafe_python) if args.python else nullcontext() as python:
+        play(args, tools, python)
+
+
+def play(args: Namespace, tools: Tools, python: Sandbox | None) -> None:
+    """Answer --query, or converse."""
     model, frame = load(args)
     names = ("domain", "max_turns", "max_new_tokens", "temperature", "top_p", "seed")
-    options = {name: getattr(args, name) for name in names}
+    options = {name: getattr(args, name) for name in names} | {"python": python}
     if not args.json:
         typed = args.query is None and sys.stdin.isatty()
         options["watch"] = Trace(sys.stdout, silent=("user",) if typed else ())

@@ -29,6 +29,7 @@ from cli import UserError, run
 from frames import Frame, load_frame
 from model import KVCache, ModelConfig, Transformer, generate, next_tokens
 from mor import ROLES
+from sandbox import Sandbox
 
 ROOT = Path(agent.__file__).parent
 SPECIALS = ["begin_of_text", "end_of_text", "start_header_id", "end_header_id", "eom_id", "eot_id"]
@@ -789,3 +790,29 @@ def test_together_can_be_left(model, frame):
             return
         time.sleep(0.05)
     pytest.fail("a thread still waits")
+
+
+# ---- Python ----
+
+
+@pytest.mark.parametrize("domain", ["bfcl", "toolbench"])
+def test_python_belongs_to_math(domain, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(agent.main, ["--domain", domain, "--unsafe-python", "--query", "1 + 1?"])
+    assert "wanted math" in capsys.readouterr().err
+
+
+def test_code_is_run_where_asked_for(model, frame):
+    """State carries over; what the code does is an observation."""
+    texts = [
+        "Code.\nNext: executor",
+        "x = 6",
+        "More.\nNext: executor",
+        "x * 7",
+        "Now.\nNext: summarizer",
+        "42.",
+    ]
+    with Sandbox(unsafe=True, wall=30) as python:
+        episode = play(model, frame, texts, Tools(), "6 times 7?", domain="math", python=python)
+    told = [turn["content"] for turn in episode.record["trajectory"] if turn["role"] == "observation"]
+    assert told == ["<empty_execution>", "42"] and episode.record["exit_status"] == "done"
