@@ -1,0 +1,429 @@
+r"""GSM8K and MATH: the test files, the answer in a model's text, and whether it equals the reference.
+
+    problems = read_problems("test.jsonl")
+    equal(extract(r"... so the answer is $\boxed{\frac12}$."), problems[0].answer)
+
+The paper judges with ToRA's grader, and so do we, its generosity and its blind spots included:
+
+    extract    the last box, else what follows "he answer is", else the last output block, else a last number
+    normalise  one spelling: no units, degrees, dollars, percent signs, blanks; \dfrac12, 1/2 -> \frac{1}{2}
+    equal      numbers: within 1e-4, or a factor of 100 apart (percent); else as text without brackets; else
+               tuples element by element; else by value: the same function of its symbols, or within 1e-3
+
+That grader has sympy read both answers and simplify their difference. Here a formula is computed while it is
+read, with random complex numbers for its symbols: two that agree at a few such points are the same function.
+No text is run as code and no number outgrows a float, so the work is bounded by the length of the text and no
+verdict hangs on a clock. What cannot be read, or exceeds 1e308, is compared as text only.
+"""
+
+import cmath
+import math
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from calls import JSON
+from cli import UserError
+from data import numbered_lines
+
+LONGEST = 400  # characters of an answer; a longer one is compared as text, as it stands
+MOST_OPEN = 40  # brackets and functions in one formula, since each may lie inside the one before
+POINTS = 5  # sets of numbers that stand for the symbols
+
+# ---- problems ----
+
+
+@dataclass
+class Problem:
+    id: str  # the record's `idx`, else its place in the file, from 0
+    question: str
+    answer: str  # the reference as it is written; `equal` normalises it
+    level: str = ""  # MATH: "Level 1" to "Level 5"
+    type: str = ""  # MATH: the subject
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """Read a JSON Lines file of GSM8K or MATH, as its keys say. Raises UserError: file, line, field."""
+    return [_problem(line, i, f"{path}:{number}") for i, (number, line) in enumerate(numbered_lines(path))]
+
+
+def _problem(line: bytes, index: int, where: str) -> Problem:
+    try:
+        record = JSON.decode(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON in UTF-8 ({error}); wanted one whole object per line") from None
+    keys = record.keys() if isinstance(record, dict) else set()
+    if not keys & {"question", "problem"}:
+        wanted = "`question` and `answer` (GSM8K) or `problem` and `solution` (MATH)"
+        raise UserError(f"{where}: got {record!r:.60}, wanted an object with {wanted}")
+    question, solution = ("question", "answer") if "question" in keys else ("problem", "solution")
+    for key in (question, solution, *sorted(keys & {"level", "type"})):
+        if not isinstance(record.get(key), str) or not record[key].strip():
+            raise UserError(f"{where}: {key}: got {record.get(key)!r:.60}, wanted text")
+    answer = (_behind_marks if question == "question" else _last_box)(record[solution])
+    if not answer:
+        wanted = "a last line `#### 72`" if question == "question" else r"\boxed{...} with its braces closed"
+        raise UserError(f"{where}: {solution}: got ...{record[solution][-60:]!r}, wanted {wanted}")
+    id = str(record.get("idx", index))
+    return Problem(id, record[question], answer, record.get("level", ""), record.get("type", ""))
+
+
+def _behind_marks(solution: str) -> str:
+    _, marks, answer = solution.rpartition("####")
+    return answer.strip() if marks else ""
+
+
+def _last_box(solution: str) -> str:
+    _, *boxes = re.split(r"\\boxed|\\fbox", solution)
+    return (_box(boxes[-1]) or "").strip() if boxes else ""
+
+
+def _box(rest: str) -> str | None:
+    r"""What is in a box, from what follows `\boxed`: braces, or text up to a dollar. None: never closed."""
+    if not rest.startswith("{"):
+        return rest.split("$")[0].strip()
+    depth = 0
+    for i, letter in enumerate(rest):
+        depth += (letter == "{") - (letter == "}")
+        if not depth:
+            return rest[1:i]
+    return None
+
+
+# ---- from a model's text to an answer ----
+
+
+def extract(text: str) -> str:
+    """The answer in a model's text, normalised; "" if there is none."""
+    output = text.rpartition("```output")[2].split("```")[0].strip() if "```output" in text else ""
+    if "boxed" in text:
+        rest = text.rpartition("boxed")[2]
+        answer = _box(rest)
+        answer = rest[1:] if answer is None else answer  # the model was cut off
+    elif "he answer is" in text:
+        answer = text.rpartition("he answer is")[2].strip()
+    elif output:
+        answer = output
+    else:
+        answer = (re.findall(r"-?\d*\.?\d+", text.replace(",", "")) or [""])[-1]
+    return normalise(answer.split("\n")[0].removeprefix(":").removesuffix(".").removesuffix("/"))
+
+
+REMOVED = (r"^{\circ}", r"^\circ", r"\$", "$", r"\text", r"x\in", r"\%", "%")
+
+
+def normalise(answer: str) -> str:
+    """One spelling for answers that mean the same. The steps and their order are the published ones."""
+    if len(answer) > LONGEST:
+        return answer
+    text = answer.strip().replace("\n", "").rstrip(".")
+    text = re.sub(r"\\[! ]", "", text)
+    text = text.replace(r"\\", "\\").replace(r"\\", "\\")
+    text = re.sub(r"[td]frac", "frac", text)
+    text = re.sub(r"\\left|\\right", "", text)
+    number, unit, _ = text.partition(r"\text{")
+    if unit and number.strip() and text.endswith("}"):
+        text = number
+    text = text.strip()
+    for mark in REMOVED:
+        text = text.replace(mark, "")
+    text = text.replace(" .", " 0.").replace("{.", "{0.")
+    text = text.replace(r"\cdot", "").replace("infinity", r"\infty")
+    if r"\infty" not in text:
+        text = text.replace("inf", r"\infty")
+    text = text.replace("and", "").replace(r"\mathbf", "")
+    text = re.sub(r"\\mbox{.*?}", "", text)
+    if "i" not in text:
+        text = text.replace("j", "i")  # as Python writes the imaginary unit
+    text = re.sub(r"(?<=\d)\.0+(?!\d)", "", text)
+    text = "0" + text if text.startswith(".") else text
+    if text.count("=") == 1 and text.index("=") <= 2:
+        text = text.partition("=")[2]
+    text = re.sub(r"\\sqrt(\w+)", r"\\sqrt{\1}", text).replace(" ", "")
+    text = re.sub(r"\\frac([^{])\{", r"\\frac{\1}{", text)
+    text = re.sub(r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", text)
+    above, slash, below = text.partition("/")
+    if slash and "/" not in below and _is_simple(above) and _is_simple(below):
+        text = rf"\frac{{{above}}}{{{below}}}"
+    return text
+
+
+def _is_simple(text: str) -> bool:
+    return bool(re.fullmatch(r"-?\d+", text)) or "sqrt" in text
+
+
+# ---- equality ----
+
+
+def equal(prediction: str, reference: str) -> bool:
+    """Whether an answer counts as right. Both are normalised first; an empty answer never is right."""
+    a, b = normalise(prediction), normalise(reference)
+    return _equal(a, b) if max(len(a), len(b)) <= LONGEST else a == b
+
+
+def _equal(prediction: str, reference: str) -> bool:
+    got, wanted = _number(prediction), _number(reference)
+    if got is not None and wanted is not None:
+        return any(math.isclose(got, wanted * factor, rel_tol=1e-4) for factor in (1, 0.01, 100))
+    if not prediction:
+        return False
+    brackets = prediction[0] + prediction[-1]
+    is_tuple = brackets in ("()", "[]")
+    # (1,2) may be called 1,2 but not [1,2]
+    ends = "[]()" if is_tuple and not reference.startswith("[" if brackets == "()" else "(") else ""
+    if _bare(prediction, ends) == _bare(reference, ends):
+        return True
+    if is_tuple and brackets == reference[:1] + reference[-1:]:
+        a, b = prediction[1:-1].split(","), reference[1:-1].split(",")
+        if len(a) == len(b) and all(map(_equal, a, b)):
+            return True
+    return _equal_values(_values(prediction), _values(reference))
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        return None
+
+
+def _bare(text: str, ends: str) -> str:
+    return re.sub(r"[{}()]", "", text.strip(ends) if ends else text)
+
+
+def _equal_values(a: list[complex] | None, b: list[complex] | None) -> bool:
+    if not a or not b:
+        return False
+    if all(map(_same, a, b)):
+        return True
+    if not all(_same(value, values[0].real) for values in (a, b) for value in values):
+        return False  # symbols or complex numbers are in it: near is not enough
+    return math.isclose(a[0].real, b[0].real, rel_tol=1e-3)
+
+
+def _same(a: complex, b: complex) -> bool:
+    """Apart by no more than rounding."""
+    return cmath.isclose(a, b, rel_tol=1e-9, abs_tol=1e-14)
+
+
+# ---- the value of a formula ----
+
+
+def _values(text: str) -> list[complex] | None:
+    """What a formula is worth at each point; None if the text is no formula or has no value."""
+    try:
+        return [_value(text, point) for point in range(POINTS)]
+    except (ValueError, ArithmeticError):
+        return None
+
+
+def _value(text: str, point: int) -> complex:
+    try:
+        value = Formula(text, point).read()
+    except Unreadable:
+        value = Formula(text, point, plain=True).read()
+    if not cmath.isfinite(value):
+        raise OverflowError("too large")
+    return value
+
+
+def _symbol(name: str, point: int) -> complex:
+    """What stands for a symbol: always the same number, in another sector of the plane at each point."""
+    numbers = random.Random(f"{name} {point}")
+    return cmath.rect(numbers.uniform(0.5, 1.5), math.tau * (point + numbers.random()) / POINTS)
+
+
+def _unknown(function: str, arguments: list[complex], point: int) -> complex:
+    """What stands for the value of a function that nobody knows."""
+    terms = [z * _symbol(f"{function} {i}", point) for i, z in enumerate(arguments)]
+    return 1 / (_symbol(function, point) + sum(terms))
+
+
+def _factorial(n: complex, point: int) -> complex:
+    return complex(math.gamma(n.real + 1)) if _same(n, n.real) else _unknown("!", [n], point)
+
+
+FUNCTIONS: dict[str, Callable[[complex], complex]] = {
+    **{name: getattr(cmath, name) for name in ("sqrt", "exp", "sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    **{f"arc{name}": getattr(cmath, f"a{name}") for name in ("sin", "cos", "tan")},
+    **{"log": cmath.log, "ln": cmath.log, "lg": cmath.log10, "abs": lambda z: complex(abs(z))},
+}
+FUNCTIONS |= {"csc": lambda z: 1 / cmath.sin(z), "sec": lambda z: 1 / cmath.cos(z)}
+FUNCTIONS |= {"cot": lambda z: 1 / cmath.tan(z)}
+CONSTANTS = {"pi": complex(math.pi), "E": complex(math.e), "I": 1j}  # of the plain notation
+CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
+TIMES, OVER = ("*", r"\times"), ("/", r"\div", ":")
+RELATIONS = ("=", "<", ">", r"\le", r"\leq", r"\ge", r"\geq", r"\neq")
+SKIPPED = re.compile(r"\\[-,:;./]|\\q?quad(?![a-zA-Z])")
+ABSOLUTE = re.compile(r"\|([^|]*)\|")
+LATEX = re.compile(
+    r"\d+(?:,\d{3})*(?:\.\d+|(?!\.))"  # 1,000.5 is one number, 1,00 are two, 1. is none
+    r"|d(?:[a-zA-Z]|\\[a-zA-Z]+)|[a-zA-Z]'*"  # each letter is a symbol, but so is dx
+    r"|\\[a-zA-Z]+'*|\\[{}]|[-+*/:^_!,=<>(){}\[\]|'.]"
+)
+PLAIN = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[a-zA-Z_]\w*|\*\*|[-+*/(),]")
+NAME = re.compile(r"\\?[a-zA-Z]")
+
+
+class Unreadable(ValueError):
+    """The text does not follow the notation."""
+
+
+class Formula:
+    r"""Reads a formula and computes it on the way. Raises Unreadable, and what arithmetic raises.
+
+        sum      product + product - product ...
+        product  factors * factors / factors ...
+        factors  -power power power ...         side by side, closer than *: 1/2x is 1/(2x)
+        power    primary ^ argument ^ argument ... !
+
+    LaTeX is read as sympy reads it. Every name that is no function is a symbol, \pi, e and i too, and before
+    a parenthesis an unknown function: x(x+1) is no product. Where the text stops making sense, what was read
+    so far counts: 4_9 is 4, and so is 4,5. Plain notation is Python's: 2*x**2, sqrt(3); pi, E, I are numbers.
+    """
+
+    def __init__(self, text: str, point: int, plain: bool = False):
+        if not plain:
+            text = ABSOLUTE.sub(r"\\abs(\1)", SKIPPED.sub("", text))
+        self.tokens = (PLAIN if plain else LATEX).findall(text)
+        if "".join(self.tokens) != text:
+            raise Unreadable("a character that no formula has")
+        deeper = (*CLOSING, "_", "**")
+        if sum(token in deeper or token[1:] in FUNCTIONS for token in self.tokens) > MOST_OPEN:
+            raise Unreadable("nested too deeply")
+        self.tokens += ["", ""]  # the end, and what is behind it
+        self.at, self.point, self.plain = 0, point, plain
+
+    def read(self) -> complex:
+        value = self.sum()
+        if self.here in RELATIONS or (self.plain and self.here):
+            raise ValueError("a relation, or no formula")
+        return value
+
+    @property
+    def here(self) -> str:
+        return self.tokens[self.at]
+
+    def take(self, *wanted: str) -> str:
+        """Step over the token that stands here, if it is wanted, and return it; else ""."""
+        token = self.here if self.here in wanted else ""
+        self.at += bool(token)
+        return token
+
+    def expect(self, token: str) -> None:
+        if not self.take(token):
+            raise Unreadable(f"got {self.here!r}, wanted {token!r}")
+
+    def attempt(self, operand: Callable[[], complex], *operators: str) -> tuple[str, complex] | None:
+        """One of the operators and its operand; None, with nothing read, if they do not stand here."""
+        start = self.at
+        try:
+            operator = self.take(*operators)
+            return (operator, operand()) if operator or not operators else None
+        except Unreadable:
+            self.at = start
+            return None
+
+    def sum(self) -> complex:
+        value = self.product()
+        while found := self.attempt(self.product, "+", "-"):
+            value = value + found[1] if found[0] == "+" else value - found[1]
+        return value
+
+    def product(self, functions: bool = True) -> complex:
+        """`functions` False: the argument of a function, which ends where the next one begins."""
+        value = self.factors(functions)
+        while found := self.attempt(lambda: self.factors(functions), *TIMES, *OVER):
+            value = value / found[1] if found[0] in OVER else value * found[1]
+        return value
+
+    def factors(self, functions: bool = True) -> complex:
+        sign = 1
+        while token := self.take("+", "-"):
+            sign = -sign if token == "-" else sign
+        value = self.power()
+        while not self.plain:
+            if self.here == "x" and all(self.tokens[self.at + side].isdecimal() for side in (-1, 1)):
+                self.at += 1  # 3x4 is 12
+            found = self.attempt(lambda: self.power(functions))
+            if not found:
+                break
+            value *= found[1]
+        return sign * value
+
+    def power(self, functions: bool = True) -> complex:
+        value = self.primary(functions)
+        exponent, sign = (self.factors, "**") if self.plain else (self.argument, "^")
+        while found := self.attempt(exponent, sign):
+            value = (value + 0j) ** found[1]  # + 0j: the sign of a zero must not choose the root
+        while self.take("!"):
+            value = _factorial(value, self.point)
+        return value
+
+    def primary(self, functions: bool) -> complex:
+        name = self.here if self.plain else self.here[1:]
+        if self.here in CLOSING:
+            return self.group(self.here)
+        if functions and self.take(r"\sqrt"):
+            degree = self.group("[") if self.here == "[" else 2
+            return (self.group("{") + 0j) ** (1 / degree)
+        if functions and name in FUNCTIONS:
+            return self.function(name)
+        return self.atom(functions)
+
+    def group(self, opening: str) -> complex:
+        self.expect(opening)
+        value = self.sum()
+        self.expect(CLOSING[opening])
+        return value
+
+    def argument(self) -> complex:
+        return self.group("{") if self.here == "{" else self.atom()
+
+    def split(self, length: int) -> None:
+        """Make two tokens of a number that has no braces around it and is meant as two."""
+        if len(self.here) > 1 and self.here.isdecimal():
+            self.tokens[self.at : self.at + 1] = [self.here[:length], self.here[length:]]
+
+    def atom(self, functions: bool = False) -> complex:
+        token = self.here
+        self.at += 1
+        if re.match(r"\.?\d", token):
+            return complex(float(token.replace(",", "")))
+        if token == r"\frac":
+            above = self.group("{")
+            self.split(1)  # the end of \frac{1}23 is 3
+            return above / self.argument()
+        if token in (r"\binom", r"\dbinom", r"\tbinom"):
+            n, k = self.group("{"), self.group("{")
+            return _factorial(n, self.point) / (_factorial(k, self.point) * _factorial(n - k, self.point))
+        if not NAME.match(token) or token[1:] in FUNCTIONS or token in (*TIMES, *OVER, *RELATIONS):
+            raise Unreadable(f"got {token!r}, wanted a number or a symbol")
+        if self.plain and token in CONSTANTS:
+            return CONSTANTS[token]
+        name = f"{token}_{self.argument()}" if self.take("_") else token
+        if functions and self.here == "(":
+            return _unknown(name, self.in_parentheses(), self.point)
+        return _symbol(name, self.point)
+
+    def in_parentheses(self) -> list[complex]:
+        self.expect("(")
+        values = [self.sum()]
+        while self.take(","):
+            values.append(self.sum())
+        self.expect(")")
+        return values
+
+    def function(self, name: str) -> complex:
+        self.at += 1
+        marks = {}
+        while mark := self.take("_", "^"):
+            if not re.match(r"[\w({[+-]|\\[a-zA-Z]", self.tokens[self.at + 1]):
+                self.split(-1)  # \log_23 is the logarithm of 3
+            marks[mark] = self.argument()
+        z = (self.in_parentheses()[0] if self.here == "(" else self.product(functions=False)) + 0j
+        if marks.get("^") == -1 and f"arc{name}" in FUNCTIONS:
+            return FUNCTIONS[f"arc{name}"](z)
+        return (FUNCTIONS[name](z) / (cmath.log(marks["_"]) if "_" in marks else 1)) ** marks.get("^", 1)

@@ -1,0 +1,521 @@
+"""What BFCL's checks compute with: source text read as values, and the functions of its executable questions.
+
+Source text comes from files and from models, so none of it is ever run by Python's eval or exec. Python calls
+are parsed with `ast`, and only arithmetic on numbers is worked out; Java and JavaScript values are read by
+patterns, type by type, with the same blind spots as the leaderboard's own reader: a comma always separates
+elements, a bracket always closes. Both are bounded, so that a model's runaway text fails at once.
+"""
+
+import ast
+import inspect
+import math
+import operator
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+# ---- Python source: calls and arithmetic ----
+
+MAX_TEXT = 4000  # characters of one text that is parsed: bounds its nesting, and what patterns cost
+MAX_BITS = 10_000  # of an integer on the way
+
+
+def parse_call(text: str) -> tuple[str, list, dict]:
+    """`f.g(1, a=1/6)` -> ("f.g", [1], {"a": 0.1666...}). ValueError for all but literals and arithmetic."""
+    node = _parse(text)
+    if not isinstance(node, ast.Call) or any(keyword.arg is None for keyword in node.keywords):
+        raise ValueError(f"got {text!r:.60}, wanted a call such as f(a=1)")
+    try:
+        positional = [evaluate(value, {}) for value in node.args]
+        keywords = {keyword.arg: evaluate(keyword.value, {}) for keyword in node.keywords}
+        return _dotted(node.func), positional, keywords
+    except (ArithmeticError, TypeError, RecursionError) as error:
+        raise ValueError(f"got {text!r:.60} ({error}), wanted literals and arithmetic") from None
+
+
+def parse_lambda(text: str) -> Callable[[float], float]:
+    """The function that `lambda x: 3*x**2` is. Raises ValueError unless it is one argument and arithmetic."""
+    node = _parse(text)
+    arguments = node.args if isinstance(node, ast.Lambda) else None
+    if not arguments or len(arguments.args) != 1 or ast.unparse(arguments) != arguments.args[0].arg:
+        raise ValueError(f"got {text!r:.60}, wanted a lambda of one argument")
+    return lambda x: evaluate(node.body, {arguments.args[0].arg: x})
+
+
+def _parse(text: str) -> ast.expr:
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"got {len(text)} characters, wanted at most {MAX_TEXT}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unknown escapes such as \d
+            return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"got {text!r:.60}, wanted a Python expression ({error})") from None
+
+
+def _dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    if isinstance(node, ast.Name):
+        return node.id
+    raise ValueError(f"got {type(node).__name__}, wanted a name")
+
+
+def evaluate(node: ast.expr, variables: dict[str, float]) -> Any:
+    """The value of literals, + - * / **, abs, pow, math.NAME and `variables`. Raises ValueError otherwise."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.List):
+        return [evaluate(item, variables) for item in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(evaluate(item, variables) for item in node.elts)
+    if isinstance(node, ast.Dict):
+        values = (evaluate(value, variables) for value in node.values)
+        return dict(zip([evaluate(key, variables) for key in node.keys], values, strict=True))
+    if isinstance(node, ast.Name) and node.id in variables:
+        return variables[node.id]
+    if isinstance(node, ast.UnaryOp) and type(node.op) in SIGNS:
+        return SIGNS[type(node.op)](_number(evaluate(node.operand, variables)))
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        sides = (_number(evaluate(side, variables)) for side in (node.left, node.right))
+        return OPERATORS[type(node.op)](*sides)
+    if isinstance(node, ast.Attribute) and _dotted(node) in CONSTANTS:
+        return CONSTANTS[_dotted(node)]
+    if isinstance(node, ast.Call) and not node.keywords and _dotted(node.func) in MATH:
+        return MATH[_dotted(node.func)](*(_number(evaluate(value, variables)) for value in node.args))
+    raise ValueError(f"{type(node).__name__} is not arithmetic")
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float | complex):  # "a" * 10**9 would fill the memory
+        raise ValueError(f"{value!r:.60} is not a number")
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise OverflowError(f"an integer of more than {MAX_BITS} bits")
+    return value
+
+
+def power(base: float, exponent: float) -> float:
+    """base ** exponent. Raises OverflowError before an integer grows beyond MAX_BITS."""
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > MAX_BITS:
+        raise OverflowError(f"an integer of more than {MAX_BITS} bits")
+    return base**exponent
+
+
+SIGNS = {ast.USub: operator.neg, ast.UAdd: operator.pos}
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+OPERATORS[ast.Pow] = power
+CONSTANTS = {"math.pi": math.pi, "math.e": math.e}
+MATH = {"abs": abs, "pow": power, "math.sqrt": math.sqrt, "math.exp": math.exp, "math.log": math.log}
+MATH |= {"math.sin": math.sin, "math.cos": math.cos, "math.tan": math.tan, "math.log10": math.log10}
+
+
+# ---- the functions ----
+# Results are compared by plain equality, so the order of operations matters, down to the last bit of a float.
+# Names, arguments and conventions are those that the questions were written for.
+
+COUNT = 10_000  # of steps: far beyond the questions, and soon done
+LARGEST = 10**12
+
+
+def total(values: list[float]) -> float:
+    """Added from left to right; Python 3.12's `sum` rounds floats in another way."""
+    result = 0
+    for value in values:
+        result = result + value
+    return result
+
+
+def counted(n: int) -> int:
+    if n > COUNT:
+        raise ValueError(f"got {n}, wanted at most {COUNT} steps")
+    return n
+
+
+def math_factorial(n):
+    return math.prod(range(1, counted(n) + 1))  # 1 for a negative n
+
+
+def calculate_permutations(n, k):
+    return math_factorial(n) / math_factorial(n - k)
+
+
+def calc_binomial_probability(n, k, p):
+    ways = math_factorial(n) / (math_factorial(k) * math_factorial(n - k))
+    return ways * (power(p, k) * power(1 - p, n - k))
+
+
+def math_gcd(a, b):
+    while b != 0:
+        a, b = b, a % b
+    return a
+
+
+def math_lcm(a, b):
+    return a * b / math_gcd(a, b)  # a float
+
+
+def get_prime_factors(number):
+    """With multiplicity, the smallest first."""
+    factors, divisor = [], 2
+    while divisor * divisor <= number:
+        while number % divisor == 0:
+            factors.append(divisor)
+            number //= divisor
+        divisor += 1
+    return factors + [number] * (number > 1)
+
+
+def get_fibonacci_sequence(n):
+    """0, 1, 1, 2 ...: n numbers, and never fewer than two."""
+    sequence = [0, 1]
+    for _ in range(2, counted(n)):
+        sequence.append(sequence[-2] + sequence[-1])
+    return sequence
+
+
+def get_fibonacci_number(n):
+    """The first is 0."""
+    if n < 1:
+        raise ValueError(f"got {n}, wanted 1 or more")
+    return get_fibonacci_sequence(n)[n - 1]
+
+
+def quadratic_roots(a, b, c):
+    """The root with the plus sign first; complex ones as {"real", "imaginary"}."""
+    discriminant = b**2 - 4 * a * c
+    if discriminant >= 0:
+        return [(-b + discriminant**0.5) / (2 * a), (-b - discriminant**0.5) / (2 * a)]
+    real, imaginary = -b / (2 * a), abs(discriminant) ** 0.5 / (2 * a)
+    return [{"real": real, "imaginary": imaginary}, {"real": real, "imaginary": -imaginary}]
+
+
+def estimate_derivative(function, x):
+    """Forward difference of a lambda given as text."""
+    f, h = parse_lambda(function), 1e-10
+    return (f(x + h) - f(x)) / h
+
+
+def calculate_mean(numbers):
+    return total(numbers) / len(numbers)
+
+
+def calculate_standard_deviation(numbers):
+    """Of a whole population."""
+    mean = calculate_mean(numbers)
+    return (total([(number - mean) ** 2 for number in numbers]) / len(numbers)) ** 0.5
+
+
+def linear_regression(x, y, point):
+    """The least-squares line at `point`."""
+    n, sum_x, sum_y = len(x), total(x), total(y)
+    products, squares = total([x[i] * y[i] for i in range(n)]), total([value**2 for value in x])
+    slope = (n * products - sum_x * sum_y) / (n * squares - sum_x**2)
+    return slope * point + (sum_y - slope * sum_x) / n
+
+
+def sort_array(array, reverse=False):
+    return sorted(array, reverse=reverse)
+
+
+def mat_mul(matA, matB):
+    rows, columns, inner = range(len(matA)), range(len(matB[0])), range(len(matB))
+    return [[total([matA[i][k] * matB[k][j] for k in inner]) for j in columns] for i in rows]
+
+
+def calculate_cosine_similarity(vectorA, vectorB):
+    dot = total([vectorA[i] * vectorB[i] for i in range(len(vectorA))])
+    lengths = [total([value**2 for value in vector]) ** 0.5 for vector in (vectorA, vectorB)]
+    return dot / (lengths[0] * lengths[1])
+
+
+def add_binary_numbers(a, b):
+    return f"{int(a, 2) + int(b, 2):b}"
+
+
+def get_distance(pointA, pointB):
+    return ((pointA[0] - pointB[0]) ** 2 + (pointA[1] - pointB[1]) ** 2) ** 0.5
+
+
+def calculate_triangle_area(base, height):
+    return base * height / 2
+
+
+def geometry_area_circle(radius):
+    return math.pi * radius**2
+
+
+def polygon_area(vertices):
+    """The shoelace rule."""
+    if len(vertices) < 3:
+        raise ValueError(f"got {len(vertices)} vertices, wanted 3 or more")
+    following = [*vertices[1:], vertices[0]]
+    return abs(total([a[0] * b[1] - b[0] * a[1] for a, b in zip(vertices, following, strict=True)])) / 2.0
+
+
+def maxPoints(points):
+    """How many of the points lie on one line, at most."""
+    most = 1
+    for i, start in enumerate(points):
+        slopes = Counter()
+        for end in points[i + 1 :]:
+            across, up = end[0] - start[0], end[1] - start[1]
+            slopes[up / across if across else "vertical"] += 1
+        most = max(most, 1 + max(slopes.values(), default=0))
+    return most
+
+
+def calculate_displacement(initial_velocity, acceleration, time):
+    return initial_velocity * time + 0.5 * acceleration * time**2
+
+
+def calculate_final_velocity(initial_velocity, acceleration, time):
+    return initial_velocity + acceleration * time
+
+
+def calculate_electrostatic_potential_energy(charge, voltage):
+    return charge * voltage
+
+
+def calculate_density(mass, volume):
+    return mass / volume
+
+
+def calculate_future_value(present_value, interest_rate, periods):
+    return present_value * power(1 + interest_rate, periods)
+
+
+def mortgage_calculator(loan_amount, interest_rate, loan_period):
+    """Paid each month for `loan_period` years at a yearly rate."""
+    rate = interest_rate / 12
+    growth = (1 + rate) ** (loan_period * 12)
+    return loan_amount * rate * growth / (growth - 1)
+
+
+def calculate_investment_value(
+    initial_investment, annual_contribution, years, annual_return, inflation_rate, adjust_for_inflation=True
+):
+    """`inflation_rate`: one for each year."""
+    value = initial_investment
+    for year in range(counted(years)):
+        inflation = inflation_rate[year] if adjust_for_inflation else 0
+        growth = 1 + annual_return - inflation if adjust_for_inflation else 1 + annual_return
+        value = value * growth + annual_contribution * (1 - inflation)
+    return value
+
+
+def calculate_nutritional_needs(weight, height, age, gender, activity_level, goal):
+    """Revised Harris-Benedict; activity_level 1 to 5; goal lose, gain or maintain."""
+    if gender == "male":
+        basal = 88.362 + 13.397 * weight + 4.799 * height - 5.677 * age
+    else:
+        basal = 447.593 + 9.247 * weight + 3.098 * height - 4.330 * age
+    calories = basal * [1.2, 1.375, 1.55, 1.725, 1.9][activity_level - 1]
+    calories = calories + {"lose": -500, "gain": 500}.get(goal, 0)
+    needs = {"calories": calories, "proteins_g": calories * 0.30 / 4, "fats_g": calories * 0.25 / 9}
+    return needs | {"carbohydrates_g": calories * 0.45 / 4}
+
+
+def book_room(room_type, price, check_in_date, check_out_date, customer_id, discount_code=None):
+    return {
+        "customer_id": customer_id,
+        "room_number": room_type,
+        "check_in_date": check_in_date,
+        "check_out_date": check_out_date,
+        "total_price": price * 0.9 if discount_code == "DISCOUNT10" else price,
+    }
+
+
+def order_food(item, quantity, price):
+    return total([quantity[i] * price[i] for i in range(len(item))])
+
+
+PURE = (
+    math_factorial,
+    calculate_permutations,
+    calc_binomial_probability,
+    math_gcd,
+    math_lcm,
+    get_prime_factors,
+)
+PURE += (get_fibonacci_sequence, get_fibonacci_number, quadratic_roots, estimate_derivative, calculate_mean)
+PURE += (calculate_standard_deviation, linear_regression, sort_array, mat_mul, calculate_cosine_similarity)
+PURE += (
+    add_binary_numbers,
+    get_distance,
+    calculate_triangle_area,
+    geometry_area_circle,
+    polygon_area,
+    maxPoints,
+)
+PURE += (calculate_displacement, calculate_final_velocity, calculate_electrostatic_potential_energy)
+PURE += (calculate_density, calculate_future_value, mortgage_calculator, calculate_investment_value)
+PURE += (calculate_nutritional_needs, book_room, order_food)
+FUNCTIONS = {function.__name__: function for function in PURE}
+
+# Arguments that may be something else than numbers and lists of numbers.
+TEXTS = {"estimate_derivative": ["function"], "add_binary_numbers": ["a", "b"], "sort_array": ["array"]}
+TEXTS |= {"order_food": ["item"], "calculate_nutritional_needs": ["gender", "goal"]}
+TEXTS["book_room"] = ["room_type", "check_in_date", "check_out_date", "customer_id", "discount_code"]
+
+# Functions that ask a web service: weather, places, money, films, shops, ... Their questions are not run.
+WEB = {"get_weather_data", "get_coordinates_from_city", "convert_currency", "find_term_on_urban_dictionary"}
+WEB |= {"get_coordinate_by_ip_address", "get_zipcode_by_ip_address", "get_covid_death_by_country"}
+WEB |= {"get_active_covid_case_by_country", "get_rating_by_amazon_ASIN", "get_price_by_amazon_ASIN"}
+WEB |= {"get_product_name_by_amazon_ASIN", "get_company_name_by_stock_name", "get_stock_price_by_stock_name"}
+WEB |= {"get_stock_history", "retrieve_city_based_on_zipcode", "retrieve_holiday_by_year"}
+WEB |= {"get_time_zone_by_coord", "get_movie_rating", "get_movie_director", "get_director_by_movie_name"}
+WEB |= {"get_movie_genre", "requests.get"}
+
+
+def run(name: str, positional: list, keywords: dict) -> Any:
+    """The result of a call; a tuple as a list. Raises whatever is wrong with it."""
+    if name not in FUNCTIONS:
+        raise ValueError(f"{name} is not here")
+    arguments = inspect.signature(FUNCTIONS[name]).bind(*positional, **keywords).arguments
+    for argument, value in arguments.items():
+        if argument not in TEXTS.get(name, ()):
+            _check_numbers(value, argument)
+    result = FUNCTIONS[name](**arguments)
+    return list(result) if isinstance(result, tuple) else result
+
+
+def _check_numbers(value: Any, argument: str) -> None:
+    """Text where a number belongs would never be right, but may take for ever: "a" * 10**9."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_numbers(item, argument)
+    elif not isinstance(value, int | float) or isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{argument}: got {value!r:.60}, wanted numbers, integers up to {LARGEST}")
+
+
+# ---- Java and JavaScript source: one value of a declared type ----
+# What does not look like its type stays text, and then fails the type check.
+
+NUMBERS = {
+    "java": {
+        "long": (r"-?\d+[lL]$", lambda text: int(text.strip()[:-1])),
+        "float": (r"-?\d+(\.\d+)?([eE][+-]?\d+)?[fF]$", lambda text: float(text.strip()[:-1])),
+        "double": (r"-?\d+(\.\d+)?([eE][+-]?\d+)?$", float),
+    }
+    | dict.fromkeys(("byte", "short", "integer"), (r"-?\d+$", int)),
+    "javascript": {
+        "integer": (r"-?\d+$", int),
+        "float": (r"-?\d+(\.\d+)?$", float),  # no exponent
+        "Bigint": (r"-?\d+n$", lambda text: int(text.strip()[:-1])),
+    },
+}
+
+
+def source_value(text: str, kind: str | None, inner: str | None, language: str) -> Any:
+    """The value that `text` writes in "java" or "javascript", declared as `kind` (a list: of `inner`)."""
+    if len(text) > MAX_TEXT:
+        return text
+    if kind in NUMBERS[language]:
+        pattern, convert = NUMBERS[language][kind]
+        return _converted(text, convert) if re.match(pattern, text) else text
+    if kind in ("boolean", "Boolean"):
+        return {"true": True, "false": False}.get(text, text)
+    if kind in READERS[language]:
+        return READERS[language][kind](text, inner)
+    return text
+
+
+def java_array(text: str, inner: str | None) -> Any:
+    """new T[]{a, b}. Strings in it keep their quotes, as in the official reader: they are never right."""
+    found = re.search(r"new\s+\w+\[\]\s*\{(.*?)\}", text)
+    if not found:
+        return text
+    return [_java_element(item.strip(), inner) for item in found[1].split(",") if item.strip()]
+
+
+def java_array_list(text: str, inner: str | None) -> Any:
+    """new ArrayList<>(Arrays.asList(a, b)), or new ArrayList<>() {{ add(a); add(b); }}."""
+    head = r"new\s+ArrayList<\w*>\("
+    if found := re.search(head + r"Arrays\.asList\((.+?)\)\)", text):
+        items = found[1].split(",")
+    elif found := re.search(head + r"\)\s*\{\{(.+?)\}\}", text, re.DOTALL):
+        items = re.findall(r"add\((.+?)\)", found[1])
+    elif re.search(head + r"\)", text):
+        items = []
+    else:
+        return text
+    if inner in ("char", "String"):
+        return [item.strip()[1:-1] for item in items]  # the quotes
+    return [_java_element(item.strip(), inner) for item in items]
+
+
+def _java_element(text: str, inner: str | None) -> Any:
+    return source_value(text, inner, None, "java") if inner else guessed(text, '"', suffixes=True)
+
+
+def java_map(text: str, inner: str | None) -> Any:
+    """new HashMap<>() {{ put("a", 1); put("b", "c"); }}, up to the first closing brace."""
+    if found := re.search(r"new\s+HashMap<.*?>\s*\(\)\s*\{(.*?)\}", text, re.DOTALL):
+        puts = [re.match(r'(.*?)",\s*(.*?)\)', part) for part in found[1].split('put("')[1:]]
+        return {put[1]: guessed(put[2].strip(), '"', suffixes=True) for put in puts if put}
+    return {} if re.search(r"new\s+HashMap<.*?>\s*\(\)", text) else text
+
+
+def javascript_array(text: str, inner: str | None) -> Any:
+    """[a, b] or new Array(a, b); of lists, two levels deep: [[a], [b]]."""
+    text = text.strip()
+    lists = r"\[[^\]\n]*\]\s*(?:,\s*\[[^\]\n]*\]\s*)*"
+    if found := re.match(rf"\[\s*({lists})\]|new\s+Array\(\s*({lists})\)", text):
+        rows = re.findall(r"\[([^\]]*)\]", found[1] or found[2])
+        return [[guessed(item.strip(), "\"'") for item in row.strip().split(",")] for row in rows]
+    found = re.match(r"\[(.*?)\]|new\s+Array\((.*?)\)", text)
+    if not found:
+        return text
+    listed = (found[1] or found[2] or "").strip()
+    items = [item.strip() for item in listed.split(",")] if listed else []
+    if inner is None:
+        return [guessed(item, "\"'") for item in items]
+    return [source_value(item, inner, None, "javascript") for item in items]
+
+
+def javascript_dict(text: str, inner: str | None) -> Any:
+    """{a: 1, "b": [1, 2]}, up to the first closing brace."""
+    found = re.match(r"\{(.*?)\}", text.strip())
+    if not found:
+        return text.strip()
+    values = {}
+    for key, value in re.findall(r"([^:]+):\s*(.*?)(?:,\s*(?=[^,]+:)|$)", found[1]):
+        key, value = key.strip().strip("'\""), value.strip()
+        listed = value.startswith("[") and value.endswith("]")
+        values[key] = javascript_array(value, None) if listed else guessed(value.strip("'\"").strip(), "\"'")
+    return values
+
+
+def javascript_string(text: str, inner: str | None) -> str:
+    return unquoted(text, "\"'")
+
+
+READERS = {
+    "java": {"Array": java_array, "ArrayList": java_array_list, "HashMap": java_map},
+    "javascript": {"array": javascript_array, "dict": javascript_dict, "String": javascript_string},
+}
+
+
+def guessed(text: str, quotes: str, suffixes: bool = False) -> Any:
+    """A value without a declared type. suffixes: 5L and 1.5f are numbers."""
+    if text in ("true", "false"):
+        return text == "true"
+    if unquoted(text, quotes) != text:
+        return unquoted(text, quotes)
+    for kind in ("long", "float") if suffixes else ():
+        if type(value := source_value(text, kind, None, "java")) is not str:
+            return value
+    return next((v for v in (_converted(text, int), _converted(text, float)) if type(v) is not str), text)
+
+
+def unquoted(text: str, quotes: str) -> str:
+    return text[1:-1] if text and text[0] == text[-1] and text[0] in quotes else text
+
+
+def _converted(text: str, convert: Callable) -> Any:
+    try:
+        return convert(text)
+    except ValueError:  # also integers of thousands of digits
+        return text
