@@ -61,7 +61,7 @@ HERE = Path(__file__).resolve().parent
 
 # Without --model: the bundled tiny/, and these in place of the defaults in parse_args.
 QUICK_RUN = dict(
-    epochs=1.25, lr=2e-3, rank=8, tokens_per_batch=4096, grad_accum=1, save_every=100, eval_limit=50
+    epochs=1.5, lr=3e-3, rank=8, tokens_per_batch=2048, grad_accum=1, save_every=200, eval_limit=50
 )
 SAMPLE = HERE / "bfcl.jsonl"  # with it, unless --eval-data is given:
 SAMPLE_EVAL = {"unseen functions": HERE / "bfcl_heldout.jsonl", "seen functions": HERE / "bfcl_seen.jsonl"}
