@@ -427,17 +427,11 @@ def printable(text: str) -> str:
     return "".join(spelled)
 
 
-def parse_args(argv: list[str] | None) -> Namespace:
-    parser = ArgumentParser(prog="agent.py", description="Ask an agent. The trace is printed role by role.")
+def model_arguments(parser: ArgumentParser) -> None:
+    """What `load` asks for."""
     add = parser.add_argument_group("agent").add_argument
     add("--model", default=str(HERE / "tiny"), metavar="DIR|HUB_ID", help="base model")
-    add("--adapter", default="output", metavar="DIR", help="what train.py wrote for it")
-    add(
-        "--domain",
-        choices=data.DOMAINS,
-        default="bfcl",
-        help="whose prompts and call format it was trained on",
-    )
+    add("--adapter", default="output", metavar="DIR", help="what train.py wrote for it; '': the base alone")
     add(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -445,19 +439,12 @@ def parse_args(argv: list[str] | None) -> Namespace:
         help="of the base; auto: bfloat16 on CUDA",
     )
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
-    add = parser.add_argument_group("task").add_argument
-    add("--query", metavar="TEXT", help="one question; None: a conversation, a line a turn")
-    add("--tools", metavar="FILE", help="JSON list of function schemas; None: no functions")
-    add("--python", action="store_true", help="run the executor's Python in a sandbox, for --domain math")
-    add("--unsafe-python", action="store_true", help="run it even where bubblewrap is not installed")
-    add(
-        "--responses", metavar="FILE", help="recorded {name, arguments, response}, a JSON list or a line each"
-    )
-    add("--json", action="store_true", help="print nothing but the trajectory, one object")
-    add = parser.add_argument_group("limits and sampling").add_argument
-    add("--max-turns", type=number(int, 1), default=12, help="turns of roles for one question")
+
+
+def sampling_arguments(parser: ArgumentParser) -> None:
+    """How turns are drawn, as an Episode takes it."""
+    add = parser.add_argument_group("sampling").add_argument
     add("--max-new-tokens", type=number(int, 1), default=512, help="tokens of one turn")
-    add("--max-result-chars", type=number(int, 1), default=4000, help="characters of one tool result")
     add("--temperature", type=number(float, 0, 100), default=0.0, help="0: the likeliest token")
     add(
         "--top-p",
@@ -466,6 +453,29 @@ def parse_args(argv: list[str] | None) -> Namespace:
         help="draw from the likeliest tokens of this mass",
     )
     add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="of the sampling")
+
+
+def parse_args(argv: list[str] | None) -> Namespace:
+    parser = ArgumentParser(prog="agent.py", description="Ask an agent. The trace is printed role by role.")
+    model_arguments(parser)
+    add = parser.add_argument_group("task").add_argument
+    add(
+        "--domain",
+        choices=data.DOMAINS,
+        default="bfcl",
+        help="whose prompts and call format the adapter was trained on",
+    )
+    add("--query", metavar="TEXT", help="one question; None: a conversation, a line a turn")
+    add("--tools", metavar="FILE", help="JSON list of function schemas; None: no functions")
+    add("--python", action="store_true", help="run the executor's Python in a sandbox, for --domain math")
+    add("--unsafe-python", action="store_true", help="run it even where bubblewrap is not installed")
+    add(
+        "--responses", metavar="FILE", help="recorded {name, arguments, response}, a JSON list or a line each"
+    )
+    add("--json", action="store_true", help="print nothing but the trajectory, one object")
+    add("--max-turns", type=number(int, 1), default=12, help="turns of roles for one question")
+    add("--max-result-chars", type=number(int, 1), default=4000, help="characters of one tool result")
+    sampling_arguments(parser)
     args = parser.parse_args(argv)
     if args.query is None and args.json:
         parser.error("--json: got no --query; wanted one question to print the trajectory of")
@@ -480,9 +490,9 @@ def parse_args(argv: list[str] | None) -> Namespace:
 
 
 def load(args: Namespace) -> tuple[Transformer, Frame]:
-    """The adapted model and its frame. Raises UserError."""
+    """The adapted model, or the base with no --adapter, and its frame. Raises UserError."""
     folder = checkpoint_folder(args.model)
-    if not (Path(args.adapter) / "adapter_config.json").is_file():
+    if args.adapter and not (Path(args.adapter) / "adapter_config.json").is_file():
         model = "" if args.model == str(HERE / "tiny") else f" --model {args.model}"
         hint = f"python train.py --data bfcl.jsonl{model} --output {args.adapter}"
         raise UserError(
@@ -496,7 +506,8 @@ def load(args: Namespace) -> tuple[Transformer, Frame]:
         raise UserError(f"--device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
     dtype = ("bfloat16" if device.type == "cuda" else "float32") if args.dtype == "auto" else args.dtype
     frame, model = load_frame(folder), Transformer.from_pretrained(folder, getattr(torch, dtype), device)
-    load_adapter(model, args.adapter)
+    if args.adapter:
+        load_adapter(model, args.adapter)
     return model.eval(), frame
 
 

@@ -49,12 +49,12 @@ from tqdm import tqdm
 import data
 import dataset
 import mor
-from calls import CallError, parse_calls, same_calls
 from cli import ArgumentParser, UserError, number, run, write_whole
 from dataset import HeldOut, Trajectories
+from evaluate import count_turns, retrace, share, spread, write_turns
 from frames import Frame, load_frame
-from loss import LOGIT_ROWS, token_losses
-from model import KVCache, ModelConfig, Transformer, checkpoint_folder, generate
+from loss import token_losses
+from model import ModelConfig, Transformer, checkpoint_folder
 from mor import ROLES, MoRConfig
 
 HERE = Path(__file__).resolve().parent
@@ -277,10 +277,6 @@ def per_role(sums: list[list[float]]) -> dict[str, float | None]:
     for role, (loss, hits, supervised, _) in zip(ROLES, sums, strict=True):
         found |= {f"loss_{role}": share(loss, supervised), f"accuracy_{role}": share(hits, supervised)}
     return found
-
-
-def share(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
 
 
 def learning_rate(step: int, steps: int, args: argparse.Namespace) -> float:
@@ -524,92 +520,18 @@ def evaluate(
         by_role += token_losses(model, [held_out[i].example for i in indices])[1]
     sums = processes.sum(by_role).tolist()
 
-    count, total = min(args.eval_limit or len(held_out), len(held_out)), len(held_out)
-    chosen = [held_out[i * total // count].record for i in range(processes.rank, count, processes.size)]
-    counts = Counter()
-    for record in tqdm(chosen, desc="writing turns", disable=processes.bar(), leave=False):
-        counts += write_turns(model, record, frame)
+    chosen, counts = spread(held_out, args.eval_limit)[processes.rank :: processes.size], Counter()
+    for each in tqdm(chosen, desc="writing turns", disable=processes.bar(), leave=False):
+        read = retrace(model, each.record, frame)
+        counts += count_turns(each.record, write_turns(model, read, frame))
     names = ("executor_turns", "exact", "exact_own", "reasoner_turns", "next_role")
     counted = processes.sum(torch.tensor([counts[name] for name in names], device=by_role.device))
     executor_turns, exact, exact_own, reasoner_turns, next_role = counted.tolist()
     nll, supervised = sum(row[0] for row in sums), sum(row[2] for row in sums)
-    found = dict(n=total, loss=nll / supervised, **per_role(sums))
+    found = dict(n=len(held_out), loss=nll / supervised, **per_role(sums))
     found |= dict(executor_turns=executor_turns, executor_exact=share(exact, executor_turns))
     found |= dict(executor_exact_own=share(exact_own, executor_turns))
     return found | dict(reasoner_turns=reasoner_turns, next_role_accuracy=share(next_role, reasoner_turns))
-
-
-def write_turns(model: Transformer, record: dict, frame: Frame) -> Counter:
-    """Let the model write, greedily, every turn of reasoner and executor after its reference history.
-
-    exact: the calls written are the reference calls. exact_own: they are so even after a reasoner turn of the
-    model's own, which must name the executor. A turn that does not end in 2 x reference + 16 tokens is wrong.
-
-    Greedy writing retraces the reference while each token is the likeliest. So one forward over the whole
-    trajectory, which fills the cache, tells how far that goes, and `generate` takes over there. The last turn
-    comes first: what its writing cuts from the cache, the turns before it do not need.
-    """
-    turns, domain, spans, counts = record["trajectory"], data.domain_of(record), [], Counter()
-    whole = data.render_prompt(record, frame)
-    for turn in turns:
-        start = len(whole.input_ids)
-        whole.extend(data.render_turn(turn, frame, domain))
-        spans.append((start, start + len(frame.headers[turn["role"]]), len(whole.input_ids)))
-    ids, roles, weight = whole.input_ids, whole.role_ids, model.model.norm.weight
-    cache = KVCache(model.config, weight.dtype, weight.device)
-    hidden = model.hidden_states(
-        *(torch.tensor(part, device=weight.device) for part in (ids, roles)), cache=cache
-    )
-    likeliest = torch.cat([model.lm_head(rows).argmax(dim=-1) for rows in hidden.split(LOGIT_ROWS)]).tolist()
-
-    def complete(ids: list[int], roles: list[int], begun: int, length: int) -> str:
-        """A turn, of which `begun` tokens end the ids; "" if it does not end. length: of the reference."""
-        limit = min(2 * length + 16 - begun, model.config.max_position_embeddings - len(ids))
-        options = dict(role=roles[-1], max_new_tokens=limit, stop_ids=frame.stop_ids, cache=cache)
-        new = list(generate(model, ids, role_ids=roles, **options))
-        ended = new and new[-1] in frame.stop_ids
-        return frame.decode(ids[len(ids) - begun :] + new[:-1]) if ended else ""
-
-    def write(i: int) -> str | None:
-        """Turn i; None stands for the reference."""
-        _, content, end = spans[i]
-        for t in range(content, end):
-            if likeliest[t - 1] != ids[t]:
-                return complete(ids[:t], roles[:t], t - content, end - content)
-        return None
-
-    def write_after(i: int, own: dict) -> str:
-        """Turn i after an own turn in place of the one before it."""
-        start, (_, content, end) = spans[i - 1][0], spans[i]
-        example = data.render_turn(own, frame, domain)
-        example.extend(data.render_header(turns[i]["role"], frame))
-        cache.truncate(start)
-        return complete(ids[:start] + example.input_ids, roles[:start] + example.role_ids, 0, end - content)
-
-    exact = False  # for the executor turn that comes next
-    for i, turn in reversed(list(enumerate(turns))):
-        if "calls" in turn:
-            text = write(i)
-            exact = text is None or holds(text, turn["calls"])
-            counts.update(executor_turns=1, exact=exact)
-        elif turn["role"] == "reasoner":
-            text = write(i)
-            said, named = data.parse_next(text) if text is not None else (turn["content"], turn["next"])
-            counts.update(reasoner_turns=1, next_role=named == turn["next"])
-            if text is not None and named == "executor" and "calls" in turns[i + 1]:
-                own = {"role": "reasoner", "content": said, "next": named}
-                exact = holds(write_after(i + 1, own), turns[i + 1]["calls"])
-            if "calls" in turns[i + 1]:
-                counts["exact_own"] += exact and named == "executor"
-    return counts
-
-
-def holds(text: str, calls: list[dict]) -> bool:
-    """Whether an executor's text spells these calls, in any order, and no others."""
-    try:
-        return same_calls(parse_calls(text), calls)
-    except CallError:
-        return False
 
 
 def table(lines: list[dict]) -> str:

@@ -28,8 +28,9 @@ import mor
 import train
 from calls import write_calls
 from cli import run
+from evaluate import count_turns, holds, retrace, write_turns
 from frames import Frame, load_frame
-from model import ModelConfig, Transformer
+from model import ModelConfig, Transformer, generate
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIALS = [
@@ -434,7 +435,7 @@ def test_two_processes_are_one(command, finished, start, tmp_path):
 
 
 def naive_turns(model: Transformer, record: dict, frame: Frame) -> Counter:
-    """write_turns with every token generated and no cache kept."""
+    """What write_turns gets right, with every token generated and no cache kept."""
     history, counts, turns = data.render_prompt(record, frame), Counter(), record["trajectory"]
 
     def write(start: data.Example, turn: dict) -> str:
@@ -445,7 +446,7 @@ def naive_turns(model: Transformer, record: dict, frame: Frame) -> Counter:
         start.extend(header)
         length = len(data.render_turn(turn, frame, "bfcl").input_ids) - len(header.input_ids)
         options = {"role": start.role_ids[-1], "max_new_tokens": 2 * length + 16, "stop_ids": frame.stop_ids}
-        ids = list(train.generate(model, start.input_ids, role_ids=start.role_ids, **options))
+        ids = list(generate(model, start.input_ids, role_ids=start.role_ids, **options))
         return frame.decode(ids[:-1]) if ids[-1] in frame.stop_ids else ""
 
     for i, turn in enumerate(turns):
@@ -457,27 +458,30 @@ def naive_turns(model: Transformer, record: dict, frame: Frame) -> Counter:
                 own.extend(
                     data.render_turn({"role": "reasoner", "content": said, "next": named}, frame, "bfcl")
                 )
-                counts["exact_own"] += train.holds(write(own, turns[i + 1]), turns[i + 1]["calls"])
+                counts["exact_own"] += holds(write(own, turns[i + 1]), turns[i + 1]["calls"])
         elif "calls" in turn:
-            counts.update(executor_turns=1, exact=train.holds(write(history, turn), turn["calls"]))
+            counts.update(executor_turns=1, exact=holds(write(history, turn), turn["calls"]))
         history.extend(data.render_turn(turn, frame, "bfcl"))
     return counts
 
 
-def test_written_turns_are_those_generated_token_by_token(overfitted, base, monkeypatch):
+def right_turns(model: Transformer, record: dict, frame: Frame, speak: Callable = generate) -> Counter:
+    return count_turns(record, write_turns(model, retrace(model, record, frame), frame, speak))
+
+
+def test_written_turns_are_those_generated_token_by_token(overfitted, base):
     """On what the model has learned, on what it half knows, and with a model that knows nothing."""
     model, frame = overfitted[0], load_frame(base)
     half = [make_record(1) | {"system": "You can call functions."}, make_record(4), make_record(7)]
     half[0]["trajectory"][0]["content"] = "Run 1. Please!"
-    found = [train.write_turns(model, record, frame) for record in half]
+    found = [right_turns(model, record, frame) for record in half]
     assert found == [naive_turns(model, record, frame) for record in half]
     assert 0 < sum(counts["next_role"] for counts in found) and any(
         c["exact"] < c["executor_turns"] for c in found
     )
     untrained, record = adapted(base).eval(), make_record(4)
-    assert train.write_turns(untrained, record, frame) == naive_turns(untrained, record, frame)
-    monkeypatch.setattr(train, "generate", lambda *_, **__: pytest.fail("the reference was retraced"))
-    counts = train.write_turns(model, make_record(0), frame)
+    assert right_turns(untrained, record, frame) == naive_turns(untrained, record, frame)
+    counts = right_turns(model, make_record(0), frame, lambda *_, **__: pytest.fail("it was retraced"))
     assert counts == Counter(reasoner_turns=2, next_role=2, executor_turns=1, exact=1, exact_own=1)
 
 
@@ -502,7 +506,7 @@ def test_written_turns_are_those_generated_token_by_token(overfitted, base, monk
         ({"reasoner": "No role named."}, 1, 0, 0),
     ],
 )
-def test_what_counts_as_right(base, monkeypatch, written, exact, exact_own, next_role):
+def test_what_counts_as_right(base, written, exact, exact_own, next_role):
     """And every turn continues a rendered trajectory, on a cache that holds nothing but its beginning."""
     frame, record = load_frame(base), make_record(4)
     turns, own = record["trajectory"], {"role": "reasoner", "content": "Something else.", "next": "executor"}
@@ -531,8 +535,7 @@ def test_what_counts_as_right(base, monkeypatch, written, exact, exact_own, next
         assert len(ids) < max_new_tokens <= 2 * (longest + 1) + 16
         yield from ids if written.get("endless") else [*ids, frame.end]
 
-    monkeypatch.setattr(train, "generate", script)
-    counts = train.write_turns(Transformer.from_pretrained(base), record, frame)
+    counts = right_turns(Transformer.from_pretrained(base), record, frame, script)
     assert (counts["exact"], counts["exact_own"], counts["next_role"]) == (exact, exact_own, next_role)
 
 
