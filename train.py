@@ -51,11 +51,11 @@ import dataset
 import mor
 from cli import ArgumentParser, UserError, number, run, write_whole
 from dataset import HeldOut, Trajectories
-from evaluate import count_turns, retrace, share, spread, write_turns
 from frames import Frame, load_frame
 from loss import token_losses
 from model import ModelConfig, Transformer, checkpoint_folder
 from mor import ROLES, MoRConfig
+from turns import count_turns, retrace, share, spread, write_turns
 
 HERE = Path(__file__).resolve().parent
 

@@ -28,9 +28,9 @@ import mor
 import train
 from calls import write_calls
 from cli import run
-from evaluate import count_turns, holds, retrace, write_turns
 from frames import Frame, load_frame
 from model import ModelConfig, Transformer, generate
+from turns import count_turns, holds, retrace, write_turns
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIALS = [
