@@ -284,30 +284,32 @@ def run_episode(model: Transformer, frame: Frame, tools: Tools | None, query: st
 # ---- many episodes at once ----
 
 
-def together(model: Transformer, plays: Iterable[Callable], size: int) -> Iterator[tuple[int, Any]]:
+def together(
+    model: Transformer, plays: Iterable[Callable], size: int, advance: Callable = next_tokens
+) -> Iterator[tuple[int, Any]]:
     """Perform `plays`, up to `size` at once; yield (number, what it returned) of each as it ends.
 
     A play is a function of `speak`, which takes the place of generate:
 
         plays = (lambda speak, q=q: run_episode(model, frame, tools, q, speak=speak) for q in queries)
 
-    Each runs in a thread of its own, as plain code from top to bottom. A thread that wants a token sleeps;
+    Each runs in a thread of its own, as plain code from top to bottom. A thread that wants tokens sleeps;
     when all sleep, this thread, the only one that meets the model, makes one forward pass for all. When a
     play ends, the next begins. Which thread comes first decides nothing. A play's exception is raised here.
     """
-    events: SimpleQueue = SimpleQueue()  # (number, a sequence that wants a token, where to put that)
+    events: SimpleQueue = SimpleQueue()  # (number, a sequence that wants tokens, where to put them)
     numbered, asleep, running, closed = enumerate(plays), [], 0, False
 
     def perform(number: int, play: Callable) -> None:
-        def advance(model: Transformer, sequences: list[Sequence]) -> list[int]:
-            tokens: SimpleQueue = SimpleQueue()
-            events.put((number, sequences[0], tokens))
-            if closed or (token := tokens.get()) is None:
+        def forward(model: Transformer, sequences: list[Sequence]) -> list[list[int]]:
+            answer: SimpleQueue = SimpleQueue()
+            events.put((number, sequences[0], answer))
+            if closed or (tokens := answer.get()) is None:
                 raise Closed
-            return [token]
+            return [tokens]
 
         try:
-            end = Ended(play(partial(generate, advance=advance)))
+            end = Ended(play(partial(generate, advance=forward)))
         except BaseException as fault:
             end = Ended(fault=fault)
         events.put((number, end, None))
@@ -321,13 +323,13 @@ def together(model: Transformer, plays: Iterable[Callable], size: int) -> Iterat
                 return
             if len(asleep) == running:
                 asleep.sort(key=lambda entry: entry[0])
-                new = next_tokens(model, [sequence for _, sequence, _ in asleep])
-                for token, (_, _, tokens) in zip(new, asleep, strict=True):
-                    tokens.put(token)
+                new = advance(model, [sequence for _, sequence, _ in asleep])
+                for tokens, (_, _, answer) in zip(new, asleep, strict=True):
+                    answer.put(tokens)
                 asleep.clear()
-            number, event, tokens = events.get()
+            number, event, answer = events.get()
             if not isinstance(event, Ended):
-                asleep.append((number, event, tokens))
+                asleep.append((number, event, answer))
                 continue
             running -= 1
             if event.fault is not None:
@@ -337,9 +339,9 @@ def together(model: Transformer, plays: Iterable[Callable], size: int) -> Iterat
         closed = True
         while not events.empty():
             asleep.append(events.get())
-        for _, _, tokens in asleep:
-            if tokens is not None:
-                tokens.put(None)
+        for _, _, answer in asleep:
+            if answer is not None:
+                answer.put(None)
 
 
 class Closed(Exception):
@@ -508,7 +510,7 @@ def load(args: Namespace) -> tuple[Transformer, Frame]:
     frame, model = load_frame(folder), Transformer.from_pretrained(folder, getattr(torch, dtype), device)
     if args.adapter:
         load_adapter(model, args.adapter)
-    return model.eval(), frame
+    return model.to(model.lm_head.weight.dtype).eval(), frame  # adapters too: no cast at every token
 
 
 def converse(start: Callable[[], Episode]) -> None:

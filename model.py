@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 
 import torch
@@ -418,40 +418,74 @@ class Sequence:
     ids: list[int]
     role_ids: list[int] | None
     cache: KVCache
+    role: int | None = None  # of the tokens to come
     temperature: float = 0.0
     top_p: float = 1.0
     generator: torch.Generator | None = None
 
 
+DRAFT = 4  # tokens guessed at a time; for a few rows a matmul takes little longer than for one
+
+
+def draft(ids: list[int]) -> list[int]:
+    """What followed when the last three tokens, or else the last two, stood in `ids` before; [] if never.
+
+    Calls and answers repeat names and values of the tools and the query.
+    """
+    for n in (3, 2):
+        tail = ids[-n:]
+        for start in range(len(ids) - n - 1, -1, -1):
+            if ids[start] == tail[0] and ids[start : start + n] == tail:
+                return ids[start + n :][:DRAFT]
+    return []
+
+
+def fitting_draft(sequence: Sequence, config: ModelConfig) -> list[int]:
+    """None where tokens are drawn at random, nor one that would meet an end of the model's positions."""
+    guess, length = [] if sequence.temperature else draft(sequence.ids), len(sequence.ids)
+    end = length + len(guess)
+    same_table = config.uses_long_factor(end) == config.uses_long_factor(length)
+    return guess if same_table and end <= config.max_position_embeddings else []
+
+
 @torch.no_grad()
-def next_tokens(model: Transformer, sequences: list[Sequence]) -> list[int]:
-    """One token for each sequence, from one forward pass over all that is not yet in their caches.
+def next_tokens(model: Transformer, sequences: list[Sequence]) -> list[list[int]]:
+    """One or more tokens for each sequence, from one forward pass over all that is not yet in their caches.
 
     Each row meets the adapters of its own role, so sequences in different roles share the pass. The tokens
-    are not appended. Temperature 0 takes the likeliest.
+    are not appended. Temperature 0 takes the likeliest; then a draft of what follows joins the pass, and as
+    much of it as the model would say by itself comes back, with the token after that.
     """
     device = model.model.norm.weight.device
-    for sequence in sequences:
-        cache = sequence.cache
-        cache.truncate(len(sequence.ids) - 1)
-        if cache.long != model.config.uses_long_factor(len(sequence.ids)):
+    guesses = [fitting_draft(sequence, model.config) for sequence in sequences]
+    ids, role_ids, lengths, rows = [], [], [], []
+    for sequence, guess in zip(sequences, guesses, strict=True):
+        cache, length = sequence.cache, len(sequence.ids)
+        cache.truncate(length - 1)
+        if cache.long != model.config.uses_long_factor(length):
             cache.truncate(0)  # its keys were turned by the other longrope table
+        ids += sequence.ids[cache.length :] + guess
+        if sequence.role_ids is not None:
+            role_ids += sequence.role_ids[cache.length :] + [sequence.role] * len(guess)
+        lengths.append(length - cache.length + len(guess))
+        rows += range(len(ids) - len(guess) - 1, len(ids))  # whose next tokens are wanted
+
     caches = [sequence.cache for sequence in sequences]
-    starts = [cache.length for cache in caches]
-    lengths = [len(sequence.ids) - start for sequence, start in zip(sequences, starts, strict=True)]
+    roles = torch.tensor(role_ids, device=device) if role_ids else None
+    ids, rows = (torch.tensor(values, device=device) for values in (ids, rows))
+    logits = model.lm_head(model.hidden_states(ids, roles, lengths, cache=caches, rows=rows))
+    sizes = [len(guess) + 1 for guess in guesses]
+    parts = zip(sequences, guesses, logits.split(sizes), logits.argmax(dim=-1).split(sizes), strict=True)
+    return [_settle(sequence, guess, part, best.tolist()) for sequence, guess, part, best in parts]
 
-    def flat(lists: list[list[int]]) -> Tensor:
-        new = [i for part, start in zip(lists, starts, strict=True) for i in part[start:]]
-        return torch.tensor(new, device=device)
 
-    roles = None if sequences[0].role_ids is None else flat([s.role_ids for s in sequences])
-    last = torch.tensor(lengths, device=device).cumsum(0) - 1
-    states = model.hidden_states(flat([s.ids for s in sequences]), roles, lengths, cache=caches, rows=last)
-    logits = model.lm_head(states)
-    rows = zip(logits.argmax(dim=-1).tolist(), logits, sequences, strict=True)
-    return [
-        pick(row, s.temperature, s.top_p, s.generator) if s.temperature else best for best, row, s in rows
-    ]
+def _settle(sequence: Sequence, guess: list[int], logits: Tensor, best: list[int]) -> list[int]:
+    """The tokens that logits [1 + guess, vocab] stand for; what is wrong in the guess leaves the cache."""
+    if sequence.temperature:
+        return [pick(logits[0], sequence.temperature, sequence.top_p, sequence.generator)]
+    right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(guess, best, strict=False)))
+    sequence.cache.truncate(len(sequence.ids) + right)
+    return best[: right + 1]
 
 
 def generate(
@@ -466,12 +500,12 @@ def generate(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     cache: KVCache | None = None,
-    advance: Callable[["Transformer", list[Sequence]], list[int]] = next_tokens,
+    advance: Callable[["Transformer", list[Sequence]], list[list[int]]] = next_tokens,
 ) -> Iterator[int]:
     """Yield new token ids, a stop id included, then end.
 
     `input_ids` (and `role_ids`) are the whole sequence; computed is what lies beyond `cache.length`. New
-    tokens get role `role`. The last token yielded is not in the cache yet. `advance` gives the next token.
+    tokens get role `role`. At the end, the last one is not in the cache yet. `advance` gives the next tokens.
     """
     assert len(input_ids) > 0, "generate needs a token to start from"
     assert (role_ids is None) == (role is None), "role_ids and role go together"
@@ -479,20 +513,27 @@ def generate(
     if cache is None:
         cache = KVCache(model.config, weight.dtype, weight.device)
     roles = None if role_ids is None else list(role_ids)
-    sequence = Sequence(list(input_ids), roles, cache, temperature, top_p, generator)
-    for _ in range(max_new_tokens):
-        (token,) = advance(model, [sequence])
-        yield token
-        if token in stop_ids:
-            return
-        sequence.ids.append(token)
+    sequence = Sequence(list(input_ids), roles, cache, role, temperature, top_p, generator)
+    end, stopped = len(input_ids) + max_new_tokens, False
+    while len(sequence.ids) < end and not stopped:
+        tokens = []
+        for token in advance(model, [sequence])[0][: end - len(sequence.ids)]:
+            tokens.append(token)
+            if stopped := token in stop_ids:
+                break
+        cache.truncate(len(sequence.ids) + len(tokens) - 1)
+        for token in tokens:
+            yield token
+        sequence.ids += tokens
         if roles is not None:
-            roles.append(role)
+            roles += [role] * len(tokens)
 
 
 def pick(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> int:
     """Draw a token from logits [vocab], among the smallest set of mass `top_p`."""
-    probabilities, tokens = torch.softmax(logits.float() / temperature, dim=-1).sort(descending=True)
-    before = probabilities.cumsum(-1) - probabilities
-    kept = probabilities.masked_fill((before > 0) & (before >= top_p), 0.0)  # the likeliest always stays
-    return int(tokens[torch.multinomial(kept, 1, generator=generator)])
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    falling, tokens = probabilities.sort(descending=True)
+    before = falling.cumsum(-1) - falling
+    out = tokens[(before > 0) & (before >= top_p)]  # the likeliest always stays
+    # drawn in the order of the ids: in that of the probabilities, rounding might swap two neighbours
+    return int(torch.multinomial(probabilities.index_fill(0, out, 0.0), 1, generator=generator))

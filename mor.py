@@ -42,6 +42,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -99,16 +100,19 @@ def _is_target(name: object) -> bool:
 # ------------------------------------------------------------------------------------- one layer, Eqs. 5 to 7
 
 
-def route(scores: Tensor, top_k: int, shared_gate: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """R of one role: scores [n, E] -> gates [n, 1 + E] of all LoRAs, probs [n, E], chosen [n, K] out of E.
+def route(scores: Tensor, top_k: int, shared_gate: bool) -> tuple[Tensor, Tensor]:
+    """R of one role: scores [n, E] -> gates [n, 1 + E] of all LoRAs, chosen [n, K] out of E.
 
-    With shared_gate, one more score comes first and makes the shared LoRA's gate, otherwise that is 1.
+    A softmax over the K largest scores: the same as one over all, of which the K largest are kept and, as in
+    the released code (the paper is silent), rescaled to sum 1. With shared_gate one more score comes first
+    and makes the shared LoRA's gate, otherwise that is 1.
     """
-    shared = scores[:, :1].sigmoid() if shared_gate else scores.new_ones(len(scores), 1)
-    probs = scores[:, int(shared_gate) :].softmax(dim=1)
-    weights, chosen = probs.topk(top_k, dim=1)
-    weights = weights / weights.sum(dim=1, keepdim=True)  # paper silent: rescaled, as in the released code
-    return torch.cat([shared, torch.zeros_like(probs).scatter(1, chosen, weights)], dim=1), probs, chosen
+    shared, routed = scores.tensor_split([int(shared_gate)], dim=1)
+    largest, chosen = routed.topk(top_k, dim=1)
+    gates = torch.zeros_like(routed).scatter_(1, chosen, largest.softmax(dim=1))
+    return torch.cat([shared.sigmoid(), gates], dim=1) if shared_gate else F.pad(
+        gates, (1, 0), value=1.0
+    ), chosen
 
 
 def route_backward(pull: Tensor, d_P: Tensor, gates: Tensor, probs: Tensor, shared_gate: bool) -> Tensor:
@@ -140,27 +144,23 @@ class MoRFunction(torch.autograd.Function):
 
     Takes x [T, in]; weight [out, in] and bias of the base; rows and active LoRAs of each role; shared_gate;
     A [loras, rank, in], B [loras, rank, out] and router [E, in] of each role. Returns h [T, out] and, of all
-    roles end to end, f and P [sum of E]. Unless `training`, there is no backward, f and P are None, and roles
-    without rows cost nothing.
+    roles end to end, f and P [sum of E].
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, role_sizes, active, shared_gate, training, *parameters):
+    def forward(ctx, x, weight, bias, role_sizes, active, shared_gate, *parameters):
         h, saved, statistics = x.new_empty(len(x), len(weight)), [], []
         rows = zip(x.split(role_sizes), h.split(role_sizes), strict=True)  # Eq. 6
         for (u, delta), n_active, (A, B, router) in zip(rows, active, _threes(parameters), strict=True):
-            if not (len(u) or training):
-                continue
             z, scores = (u @ _down(A, router, x.dtype).T).tensor_split([B.shape[0] * B.shape[1]], dim=1)
-            gates, probs, chosen = route(scores.to(router.dtype), n_active - 1, shared_gate)
+            scores = scores.to(router.dtype)
+            gates, chosen = route(scores, n_active - 1, shared_gate)
+            probs = scores[:, int(shared_gate) :].softmax(dim=1)
             z = _scale_(z, gates)
             delta.addmm_(z, B.flatten(0, 1).to(x.dtype), beta=0)  # Eq. 7
-            if training:
-                saved += [z, gates, probs]
-                statistics.append(load_statistics(probs, chosen))
+            saved += [z, gates, probs]
+            statistics.append(load_statistics(probs, chosen))
         h = (h if bias is None else h.add_(bias)).addmm_(x, weight.T)  # Eq. 5
-        if not training:
-            return h, None, None
         f, P = (torch.cat(column) for column in zip(*statistics, strict=True))
         ctx.mark_non_differentiable(f)
         ctx.save_for_backward(x, weight, *parameters, *saved)
@@ -192,7 +192,7 @@ class MoRFunction(torch.autograd.Function):
             gradients = zip((d_A, d_B, d_router), (A, B, router), strict=True)
             d_parameters += [gradient.view_as(p).to(p.dtype) for gradient, p in gradients]
         d_x = d_x.addmm_(d_h, weight) if ctx.needs_input_grad[0] else None  # none below the first adapter
-        return d_x, None, None, None, None, None, None, *d_parameters
+        return d_x, None, None, None, None, None, *d_parameters
 
 
 def _scale_(z: Tensor, gates: Tensor) -> Tensor:
@@ -247,12 +247,25 @@ class MoRLinear(nn.Module):
         """x [T, in], first role_sizes[0] rows of role 0, then those of 1 and 2 -> [T, out] in x's dtype."""
         if role_sizes is None:
             raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
+        if not (self.training or torch.is_grad_enabled()):
+            return self._infer(x, role_sizes)
         parameters = [p[role] for role in ROLES for p in (self.lora_A, self.lora_B, self.router)]
-        training = self.training or torch.is_grad_enabled()
-        settings = role_sizes, self.config.active, self.config.shared_gate, training
+        settings = role_sizes, self.config.active, self.config.shared_gate
         h, f, P = MoRFunction.apply(x, self.base.weight, self.base.bias, *settings, *parameters)
         if self.training and not _in_backward():
             self.statistics = f, P
+        return h
+
+    def _infer(self, x: Tensor, role_sizes: list[int]) -> Tensor:
+        """Eqs. 5 to 7 without what backward needs. For the one row of a new token, each operation counts."""
+        h, shared_gate = F.linear(x, self.base.weight, self.base.bias), self.config.shared_gate
+        rows = zip(ROLES, x.split(role_sizes), h.split(role_sizes), self.config.active, strict=True)
+        for role, u, h_role, active in rows:
+            if len(u):  # Eq. 6
+                A, B, router = (p[role].to(x.dtype) for p in (self.lora_A, self.lora_B, self.router))
+                scores = F.linear(u, router).to(torch.promote_types(x.dtype, torch.float32))
+                gates, _ = route(scores, active - 1, shared_gate)
+                h_role.addmm_(_scale_(F.linear(u, A.flatten(0, 1)), gates), B.flatten(0, 1))  # Eqs. 5 and 7
         return h
 
 

@@ -120,16 +120,19 @@ def hardware(device: str) -> str:
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
+def versions() -> str:
+    packages = ("torch", "transformers", "peft", "trl")
+    return ", ".join(f"{name} {version(name)}" for name in packages if importlib.util.find_spec(name))
+
+
 def describe(args: argparse.Namespace, texts: Texts) -> str:
     """What every report begins with: hardware, versions, model, texts."""
-    packages = ("torch", "transformers", "peft", "trl")
-    versions = [f"{name} {version(name)}" for name in packages if importlib.util.find_spec(name)]
     lengths = [len(e.input_ids) for e in texts.examples]
     counts = [sum(e.role_ids.count(i) for e in texts.examples) for i in range(len(ROLES))]
     shares = [f"{name} {count / texts.tokens:.0%}" for name, count in zip(ROLES, counts, strict=True)]
     return (
         f"hardware  {hardware(args.device)}; {args.dtype}\n"
-        f"versions  {', '.join(versions)}\n"
+        f"versions  {versions()}\n"
         f"model     of Llama-3.2-1B's shape, {args.layers} of its {LAYERS} layers, random weights\n"
         f"texts     {len(lengths)} of {args.data.name}, {min(lengths)} to {max(lengths)} tokens\n"
         f"tokens    {texts.tokens:,}, {texts.supervised / texts.tokens:.1%} supervised; {', '.join(shares)}"

@@ -40,22 +40,30 @@ def without_peers(variants: tuple[str, ...]) -> list[str]:
     return [name for name in variants if not absent[name]]
 
 
-def peft_model(base: Transformer) -> nn.Module:
-    """LlamaForCausalLM on the tensors of the base, with LoRA of MoR's parameters (but for the routers)."""
-    from peft import LoraConfig, get_peft_model
+def llama_model(base: Transformer, **changes) -> nn.Module:
+    """LlamaForCausalLM on the tensors of the base; `changes` to common.SHAPE."""
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    warnings.simplefilter("ignore", FutureWarning)  # of the peers, about each other's names
-    weight, rank = base.model.embed_tokens.weight, sum(MoRConfig().loras) * MoRConfig().rank
-    config = LlamaConfig(**SHAPE, num_hidden_layers=base.config.num_hidden_layers, dtype=weight.dtype)
+    weight = base.model.embed_tokens.weight
+    options = SHAPE | {"num_hidden_layers": base.config.num_hidden_layers} | changes
+    config = LlamaConfig(**options, dtype=weight.dtype)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model.load_state_dict(base.state_dict(), assign=True)
     model.tie_weights()
     model.model.rotary_emb = LlamaRotaryEmbedding(config).to(weight.device)  # buffers that no file holds
+    return model
+
+
+def peft_model(base: Transformer, **changes) -> nn.Module:
+    """The same with LoRA of MoR's parameters (but for the routers)."""
+    from peft import LoraConfig, get_peft_model
+
+    warnings.simplefilter("ignore", FutureWarning)  # of the peers, about each other's names
+    rank = sum(MoRConfig().loras) * MoRConfig().rank
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LINEARS))
-    return get_peft_model(model, lora).train()
+    return get_peft_model(llama_model(base, **changes), lora).train()
 
 
 def padded(texts: Texts, device: torch.device) -> list[dict[str, Tensor]]:

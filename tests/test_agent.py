@@ -742,6 +742,7 @@ def test_together_is_one_by_one(model, frame, size, options):
 
 def test_together_makes_one_pass_for_all(model, frame, monkeypatch):
     """Rows in different roles share a pass, and a new play takes the place of one that has ended."""
+    monkeypatch.setattr("model.draft", lambda ids: [])  # a token a pass
     sizes, roles = [], []
 
     def spy(model, sequences):
@@ -749,7 +750,6 @@ def test_together_makes_one_pass_for_all(model, frame, monkeypatch):
         roles.append({sequence.role_ids[-1] for sequence in sequences})
         return next_tokens(model, sequences)
 
-    monkeypatch.setattr(agent, "next_tokens", spy)
     spoken = []
 
     def count(i: int, length: int) -> Callable:
@@ -762,7 +762,8 @@ def test_together_makes_one_pass_for_all(model, frame, monkeypatch):
 
         return play
 
-    ended = [number for number, _ in together(model, (count(i, n) for i, n in enumerate([9, 3, 4, 6])), 2)]
+    plays = (count(i, n) for i, n in enumerate([9, 3, 4, 6]))
+    ended = [number for number, _ in together(model, plays, 2, spy)]
     assert sizes == [2] * 9 + [1] * 4 and ended == [1, 2, 0, 3] and len(spoken) == 22
     assert {0, 1} in roles
 

@@ -233,13 +233,51 @@ def test_generate_recomputes_when_the_longrope_table_changes_back(load) -> None:
         network(torch.tensor(ids), cache=cache)
 
 
-def test_generate_gives_new_tokens_their_role() -> None:
+def test_draft_is_what_followed_last_time() -> None:
+    assert model.draft([1, 2, 3, 9, 8, 7, 1, 2, 3]) == [9, 8, 7, 1]
+    assert model.draft([5, 2, 3, 9, 8, 1, 2, 3, 4, 4, 1, 2, 3]) == [4, 4, 1, 2]  # the last time
+    assert model.draft([1, 2, 3, 9, 8, 7, 7, 2, 3]) == [9, 8, 7, 7]  # two tokens
+    assert model.draft([1, 2, 1, 2]) == [1, 2] and model.draft([4, 4, 4]) == [4]
+    assert model.draft([]) == model.draft([1]) == model.draft([1, 1]) == model.draft([1, 2, 3, 4]) == []
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_drafts_change_the_passes_and_not_the_tokens(name: str, load, monkeypatch) -> None:
+    """A text that repeats itself, continued greedily: drafts right, half right and wrong, ends inside one."""
+    network, _ = load(name)
+    part = tokens(9).tolist()
+    passes, sequences = [], [part * 3, part * 2 + part[:4], part + naive_generate(network, part, 9) + part]
+    network.model.embed_tokens.register_forward_pre_hook(lambda m, args: passes.append(len(args[0])))
+    for prompt in sequences:
+        wanted = naive_generate(network, prompt, 20)
+        monkeypatch.setattr(model, "draft", lambda ids, known=prompt + wanted: known[len(ids) :][:4])
+        passes.clear()
+        cache = KVCache(network.config)
+        assert list(generate(network, prompt, max_new_tokens=20, cache=cache)) == wanted
+        assert (
+            len(passes) <= 5 and cache.length == len(prompt) + 19
+        )  # five tokens a pass, and one table change
+        stop = wanted[7]
+        said = list(
+            generate(
+                network, prompt, max_new_tokens=20, stop_ids=[stop], cache=(cache := KVCache(network.config))
+            )
+        )
+        assert said == wanted[: wanted.index(stop) + 1] and cache.length == len(prompt) + len(said) - 1
+        monkeypatch.setattr(model, "draft", lambda ids, known=prompt + wanted: [*known[len(ids) :][:2], 0, 1])
+        assert list(generate(network, prompt, max_new_tokens=20)) == wanted
+        monkeypatch.undo()
+        assert list(generate(network, prompt, max_new_tokens=20)) == wanted
+
+
+def test_generate_gives_new_tokens_their_role(monkeypatch) -> None:
+    monkeypatch.setattr(model, "draft", lambda ids: [7, 7] if len(ids) > 5 else [])
     network = Transformer.from_config(ModelConfig.from_dict(TINY_LLAMA))
     seen = []
     linear = network.model.layers[0].self_attn.q_proj
     linear.register_forward_pre_hook(lambda m, args: seen.append(args[1]))
     list(generate(network, [1, 2, 3, 4], role_ids=[0, 0, 1, 1], role=2, max_new_tokens=3))
-    assert seen == [[2, 2, 0], [0, 0, 1], [0, 0, 1]]
+    assert seen[:3] == [[2, 2, 0], [0, 0, 1], [0, 0, 3]]  # the draft too
 
 
 def test_generate_stops_and_samples(load) -> None:

@@ -1,0 +1,258 @@
+"""Speed of generation: one stream against transformers with PEFT's LoRA; 16 episodes against one at a time.
+
+    python benchmarks/decode.py                 both tables, with a Llama of 100M parameters
+    python benchmarks/decode.py --only episodes --size 32 --dtype bfloat16
+
+Both play records of the data file through agent.Episode, their observations recorded. Every pass is made as
+always, drafts included; then the record's tokens are taken in place of what random weights say, which would
+never end. So all ways have the same work.
+
+One stream: time after an episode's first token, over the tokens said. The peers' generate says as many, after
+the same prompt, one pass a token. `read` is what a pass cannot do without: the weights it meets, and the keys
+and values before it.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice, takewhile
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import data  # noqa: E402
+from agent import Episode, Tools, together  # noqa: E402
+from benchmarks import common, peers  # noqa: E402
+from cli import UserError, number, run  # noqa: E402
+from frames import Frame  # noqa: E402
+from model import ModelConfig, Sequence, Transformer, fitting_draft, generate, next_tokens  # noqa: E402
+from mor import ROLES, MoRConfig  # noqa: E402
+
+SMALL = dict(hidden_size=768, intermediate_size=2048, num_attention_heads=12, num_key_value_heads=4)
+SMALL |= dict(head_dim=64, vocab_size=32768, num_hidden_layers=12)
+TABLES = ("stream", "episodes")
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = common.parser("decode.py", __doc__.split("\n\n")[0])
+    add, count = parser.add_argument, number(int, 1)
+    parser.set_defaults(layers=SMALL["num_hidden_layers"])
+    add("--only", choices=TABLES, default=argparse.SUPPRESS, help="one of the two tables")
+    add("--streams", type=count, default=4, metavar="N", help="records of the first table; rows take turns")
+    add("--episodes", type=count, default=48, metavar="N", help="records of the second table")
+    add("--size", type=count, default=16, metavar="N", help="episodes at once")
+    args = parser.parse_args(argv)
+    common.check_device(args)
+    return args
+
+
+def small_model(args: argparse.Namespace) -> Transformer:
+    config = ModelConfig.from_dict(common.SHAPE | SMALL | {"num_hidden_layers": args.layers})
+    return Transformer.from_config(config, getattr(torch, args.dtype), args.device, args.seed)
+
+
+def adapted(base: Transformer) -> Transformer:
+    """As agent.py loads it: adapters in the base's dtype, not in training mode."""
+    return common.mor_model(base).to(base.lm_head.weight.dtype).eval()
+
+
+class Dictation:
+    """next_tokens, whose work is done and whose result is replaced by what the record says."""
+
+    def __init__(self, drafts: bool = True):
+        self.drafts, self.ids = drafts, {}
+        self.passes: list[float] = []  # when each ended
+
+    def __call__(self, model: Transformer, sequences: list[Sequence]) -> list[list[int]]:
+        for sequence in sequences:
+            sequence.temperature = 0.0 if self.drafts else 1e-9  # nothing is drafted for what is drawn
+        next_tokens(model, sequences)
+        self.passes.append(time.perf_counter())
+        return [self.take(sequence, model.config) for sequence in sequences]
+
+    def take(self, sequence: Sequence, config: ModelConfig) -> list[int]:
+        cache, length = sequence.cache, len(sequence.ids)
+        wanted = self.ids[cache][length:]
+        pairs = zip(fitting_draft(sequence, config), wanted, strict=False)
+        right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        cache.length = length + right  # keys and values of the whole draft are still there
+        return wanted[: right + 1]
+
+    def play(self, model: Transformer, frame: Frame, record: dict, speak: Callable | None = None) -> dict:
+        """The record's episode, from its first query to its last answer; return what it became."""
+        pairs = zip(record["trajectory"], record["trajectory"][1:], strict=False)
+        heard = [(turn["calls"], after["content"]) for turn, after in pairs if after["role"] == "observation"]
+        responses = [calls[0] | {"response": text} for calls, text in heard if len(calls) == 1]
+        tools = Tools(record["tools"], responses=responses)
+        episode = Episode(model, frame, tools, speak=speak or partial(generate, advance=self))
+        self.ids[episode.cache] = data.render(record, frame).input_ids
+        for turn in record["trajectory"]:
+            if turn["role"] == "user":
+                episode.user(turn["content"])
+        del self.ids[episode.cache]
+        return episode.record
+
+
+def playable(records: list[dict], count: int) -> list[dict]:
+    """The first that need no observation on several calls at once, which no recording gives word for word."""
+    found = (r for r in records if all(len(turn.get("calls", [0])) == 1 for turn in r["trajectory"]))
+    return list(islice(found, count))
+
+
+def said(record: dict, frame: Frame) -> int:
+    return sum(label >= 0 for label in data.render(record, frame).labels)
+
+
+# ---- one stream ----
+
+
+def ours(model: Transformer, frame: Frame, record: dict, drafts: bool) -> tuple[float, int]:
+    """Seconds after the first token, passes then."""
+    dictation = Dictation(drafts)
+    assert dictation.play(model, frame, record)["trajectory"] == record["trajectory"], "another episode"
+    return dictation.passes[-1] - dictation.passes[0], len(dictation.passes) - 1
+
+
+def theirs(model: nn.Module, frame: Frame, record: dict) -> tuple[float, int]:
+    """The same of transformers' generate, greedy, with its default cache; a streamer notes the times."""
+    times: list[float] = []
+
+    class Streamer:
+        def put(self, ids: torch.Tensor) -> None:
+            if ids.numel() == 1:  # first the prompt, then token after token
+                times.append(time.perf_counter())
+
+        def end(self) -> None:
+            pass
+
+    first = [turn for turn in record["trajectory"] if turn["role"] == "user"][:1]
+    ids = data.render(record | {"trajectory": first, "exit_status": "cut"}, frame).input_ids
+    prompt, new = torch.tensor([ids], device=model.device), said(record, frame)
+    options = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, streamer=Streamer())
+    model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
+    return times[-1] - times[0], len(times) - 1
+
+
+def check_same(models: dict[str, nn.Module], prompt: list[int]) -> None:
+    """All adapters start at zero, so all must go on alike. Raises UserError."""
+    known = list(generate(models["base alone"], prompt, max_new_tokens=8))
+    found = {"mor": list(generate(models["mor"], prompt, role_ids=[1] * 99, role=1, max_new_tokens=8))}
+    for name in models.keys() & {"peft", "transformers"}:
+        ids = torch.tensor([prompt], device=models[name].device)
+        made = models[name].generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False
+        )
+        found[name] = made[0, len(prompt) :].tolist()
+    if wrong := [name for name, tokens in found.items() if tokens != known]:
+        raise UserError(f"{wrong[0]} says {found[wrong[0]]}, the base alone {known}; trust no time below")
+
+
+def bytes_read(model: nn.Module, context: int) -> int:
+    """Of a pass of one role after `context` tokens. The embedding is read as the head it is tied to."""
+    count = sum(p.numel() for p in model.parameters())
+    if isinstance(model, Transformer):
+        others = tuple(f".{role}" for role in (ROLES[0], ROLES[2]))
+        count -= sum(p.numel() for name, p in model.named_parameters() if name.endswith(others))
+    heads = SMALL["num_key_value_heads"] * SMALL["head_dim"]
+    size = next(model.parameters()).element_size()
+    return size * (count + 2 * model.config.num_hidden_layers * heads * context)
+
+
+def bandwidth(args: argparse.Namespace) -> float:
+    """Bytes a second that a matrix of 0.5 GB is read with in a product with a vector: best of 8."""
+    matrix = torch.ones(2**27 // 8192, 8192, device=args.device)
+    vector, best = torch.ones(8192, device=args.device), float("inf")
+    for _ in range(8):
+        started = time.perf_counter()
+        (matrix @ vector)[0].item()
+        best = min(best, time.perf_counter() - started)
+    return matrix.numel() * 4 / best
+
+
+def stream_table(base: Transformer, frame: Frame, records: list[dict], args: argparse.Namespace) -> None:
+    models = {"mor": adapted(base), "mor, no drafts": None, "base alone": base.eval()}
+    models["mor, no drafts"] = models["mor"]
+    if peers.without_peers(("peft",)):
+        shape = SMALL | {"num_hidden_layers": args.layers}
+        models["peft"] = peers.peft_model(base, **shape).eval()
+        models["transformers"] = peers.llama_model(base, **shape).eval()
+    ids = data.render(records[0], frame).input_ids
+    check_same(models, ids[:99])
+    seconds, passes = {name: [] for name in models}, dict.fromkeys(models, 0)
+    for i, record in enumerate(tqdm([records[0], *records], disable=None, leave=False)):
+        for name, model in models.items():
+            mine = isinstance(model, Transformer)
+            took, made = ours(model, frame, record, name == "mor") if mine else theirs(model, frame, record)
+            if i:  # the first is to warm up
+                seconds[name].append(took)
+                passes[name] += made
+    tokens = sum(said(record, frame) - 1 for record in records)
+    fastest, context = (
+        bandwidth(args),
+        sum(len(data.render(r, frame).input_ids) for r in records) // len(records),
+    )
+    print(
+        f"stream    {tokens} tokens in {len(records)} episodes; memory is read at {fastest / 1e9:.1f} GB/s\n"
+    )
+    head = f"{'one stream':16}{'ms a token':>12}{'tokens/s':>10}{'/ mor':>8}{'tokens a pass':>15}"
+    print(f"{head}{'MB read a pass':>16}{'of bandwidth':>14}")
+    for name, model in models.items():
+        own, read = sum(seconds[name]), bytes_read(model, context)
+        line = f"{name:16}{1e3 * own / tokens:12.1f}{tokens / own:10.1f}{own / sum(seconds['mor']):8.2f}"
+        share = read * passes[name] / own / fastest
+        print(f"{line}{tokens / passes[name]:15.2f}{read / 1e6:16.0f}{share:14.0%}")
+
+
+# ---- episodes ----
+
+
+def episodes_table(model: Transformer, frame: Frame, records: list[dict], args: argparse.Namespace) -> None:
+    dictation, seconds = Dictation(), {}
+
+    def one_by_one() -> None:
+        for record in tqdm(records, disable=None, leave=False):
+            dictation.play(model, frame, record)
+
+    def at_once() -> None:
+        plays = (partial(dictation.play, model, frame, record) for record in records)
+        done = together(model, plays, args.size, dictation)
+        for _, made in tqdm(done, total=len(records), disable=None, leave=False):
+            assert made["exit_status"] == "done", made["exit_status"]
+
+    for name, way in {"one at a time": one_by_one, f"{args.size} at once": at_once}.items():
+        dictation.play(model, frame, records[0])  # to warm up
+        started = time.perf_counter()
+        way()
+        seconds[name] = time.perf_counter() - started
+    prompt = sum(len(data.render_prompt(record, frame).input_ids) for record in records) / len(records)
+    total = sum(said(record, frame) for record in records)
+    each = total / len(records)
+    print(f"episodes  {len(records)}, on average {prompt:.0f} tokens of prompt and {each:.0f} said\n")
+    print(f"{'episodes':16}{'seconds':>9}{'questions/s':>13}{'tokens said/s':>15}{'times as fast':>15}")
+    for name, own in seconds.items():
+        line = f"{name:16}{own:9.1f}{len(records) / own:13.2f}{total / own:15.1f}"
+        print(f"{line}{seconds['one at a time'] / own:15.2f}")
+
+
+@torch.no_grad()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    frame, records = data.load_frame(args.tokenizer), data.read_records(args.data)
+    base, loras = small_model(args), ", ".join(map(str, MoRConfig().loras))
+    size = sum(p.numel() for p in base.parameters())
+    print(f"hardware  {common.hardware(args.device)}; {args.dtype}\nversions  {common.versions()}")
+    print(f"model     a Llama of {size / 1e6:.0f}M parameters; LoRAs {loras} of rank {MoRConfig().rank}")
+    if getattr(args, "only", "stream") == "stream":
+        stream_table(base, frame, playable(records, args.streams), args)
+    if getattr(args, "only", "episodes") == "episodes":
+        episodes_table(adapted(base), frame, playable(records, args.episodes), args)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
