@@ -19,10 +19,11 @@ import warnings
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
         raise ValueError(f"key {max(names, key=names.count)!r} stands twice in one object")
-    return dict(pairs)
+    return value
 
 
 def _no_constant(name: str):
@@ -35,17 +36,48 @@ MAX_DEPTH = 64  # of objects and lists inside each other
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, from a JSON "\ud83d" without its other half
 
 
-def check_plain(value: object, at: str = "", depth: int = 0) -> None:
+def check_plain(value: object) -> None:
     """Refuse what JSON can say but not everybody can hold: half characters, 1e999, endless nesting."""
+    if not _is_plain(value):
+        _check_plain(value, "", 0)  # says where the fault is
+
+
+def _is_plain(value: object) -> bool:
+    """Whether there is surely no fault: level by level and all texts at once, as most records have none."""
+    level, texts = [[value]], []
+    for _ in range(MAX_DEPTH):
+        below = []
+        for one in level:
+            if type(one) is dict:
+                texts += one
+            for inner in one.values() if type(one) is dict else one:
+                kind = type(inner)
+                if kind is str:
+                    texts.append(inner)
+                elif kind is dict or kind is list:
+                    below.append(inner)
+                elif kind is float and not math.isfinite(inner):
+                    return False
+        level = below
+        if not level:
+            break
+    try:
+        "".join(texts).encode()
+    except (TypeError, UnicodeEncodeError):  # a key that is no text; half a character
+        return False
+    return not level
+
+
+def _check_plain(value: object, at: str, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise ValueError(f"{at[:60]}...: nested too deeply, wanted at most {MAX_DEPTH} levels")
     if isinstance(value, dict):
         for name, inner in value.items():
-            check_plain(name, at or "key", depth)
-            check_plain(inner, f"{at}.{name}".removeprefix("."), depth + 1)
+            _check_plain(name, at or "key", depth)
+            _check_plain(inner, f"{at}.{name}".removeprefix("."), depth + 1)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            check_plain(inner, f"{at}[{i}]", depth + 1)
+            _check_plain(inner, f"{at}[{i}]", depth + 1)
     elif isinstance(value, str) and SURROGATE.search(value):
         raise ValueError(f"{at}: got half a character in {value!r:.60}, wanted text that UTF-8 can hold")
     elif isinstance(value, float) and not math.isfinite(value):
@@ -67,26 +99,47 @@ def check_value(value: object, schema: dict, at: str = "") -> None:
     Read are type, enum, required, properties, items and additionalProperties. Keys that `properties` lacks
     are refused unless the last allows them. 1 is a number; 1.0 is no integer.
     """
-    kinds = schema.get("type", [])
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if kinds and not any(type(value) in KINDS.get(kind.lower(), [type(value)]) for kind in kinds):
-        raise ValueError(f"{at}: got {value!r:.60}, wanted {' or '.join(kinds)}")
-    if "enum" in schema and _key(value) not in map(_key, schema["enum"]):
-        raise ValueError(f"{at}: got {value!r:.60}, wanted {' or '.join(map(repr, schema['enum']))}")
+    fault = _fault(value, schema)
+    if fault:
+        path = f"{at}{fault[0]}"
+        raise ValueError(f"{path if at else path.removeprefix('.')}: {fault[1]}")
+
+
+def _fault(value: object, schema: dict) -> tuple[str, str] | None:
+    """The first fault's path from here, put together on the way back, and what it is."""
+    if not schema:
+        return None
+    kinds = schema.get("type") or ()
+    for kind in (kinds,) if isinstance(kinds, str) else kinds:
+        allowed = KINDS.get(kind) or KINDS.get(kind.lower())
+        if allowed is None or type(value) in allowed:
+            break
+    else:
+        if kinds:
+            wanted = kinds if isinstance(kinds, str) else " or ".join(kinds)
+            return "", f"got {value!r:.60}, wanted {wanted}"
+    if "enum" in schema:
+        enum = schema["enum"]
+        if value not in enum if isinstance(value, str) else _key(value) not in map(_key, enum):
+            return "", f"got {value!r:.60}, wanted {' or '.join(map(repr, enum))}"
     if isinstance(value, list):
-        for i, inner in enumerate(value):
-            check_value(inner, schema.get("items", {}), f"{at}[{i}]")
+        rule = schema.get("items")
+        for i, inner in enumerate(value if rule else ()):
+            if fault := _fault(inner, rule):
+                return f"[{i}]{fault[0]}", fault[1]
     if isinstance(value, dict):
         known = schema.get("properties", {})
-        path = f"{at}." if at else ""
-        for name in schema.get("required", []):
+        for name in schema.get("required", ()):
             if name not in value:
-                raise ValueError(f"{path}{name}: missing")
+                return f".{name}", "missing"
+        other = schema.get("additionalProperties", "properties" not in schema)
         for name, inner in value.items():
-            rule = known.get(name, schema.get("additionalProperties", "properties" not in schema))
+            rule = known.get(name, other)
             if rule is False:
-                raise ValueError(f"{path}{name}: unknown, wanted {' or '.join(known) or 'nothing'}")
-            check_value(inner, {} if rule is True else rule, path + name)
+                return f".{name}", f"unknown, wanted {' or '.join(known) or 'nothing'}"
+            if rule is not True and (fault := _fault(inner, rule)):
+                return f".{name}{fault[0]}", fault[1]
+    return None
 
 
 def _key(value: object) -> str:
@@ -125,6 +178,7 @@ KEYWORDS = {"bfcl": "Arguments", "toolbench": "Action-Input"}  # domains that ca
 KEYWORD = r"(?:Arguments|Action[- ]Input)[ \t]{0,4}:"
 # Data sets have names such as `M4.5+ Earthquakes`: any text on one line up to a keyword and its spaces.
 NAME = rf"(?=\S)(?:(?!{KEYWORD})[^\n])+?(?<=\S)"
+WHOLE_NAME = re.compile(NAME)
 BEFORE = re.compile(rf"\s*(?:{re.escape(OPEN)}\s*)?Action:\s*(?P<name>{NAME})\s*{KEYWORD}\s*")
 BEHIND = re.compile(rf"\s*(?:{re.escape(CLOSE)}\s*)?,?\s*")
 
@@ -229,8 +283,32 @@ TOOLS = LIST | {"items": object_of({"name": TEXT}, {"description": TEXT, "parame
 CALLS = LIST | {"items": object_of({"name": TEXT, "arguments": {"type": "object"}})}
 
 
+def _usual(schema: object) -> bool:
+    """Whether a schema is surely fine. The rest is held against SCHEMA, which says what is wrong."""
+    if type(schema) is not dict or "additionalProperties" in schema:
+        return False
+    known, names = schema.get("properties", {}), schema.get("required", [])
+    return (
+        type(schema.get("type", "")) is str
+        and type(schema.get("enum", [])) is list
+        and (type(known) is dict and all(map(_usual, known.values())))
+        and (type(names) is list and all(type(name) is str for name in names))
+        and ("items" not in schema or _usual(schema["items"]))
+    )
+
+
+def _usual_tool(tool: object) -> bool:
+    return (
+        (type(tool) is dict and tool.keys() <= {"name", "description", "parameters"})
+        and type(tool.get("name")) is str
+        and type(tool.get("description", "")) is str
+        and _usual(tool.get("parameters", {}))
+    )
+
+
 def check_tools(tools: list[dict], at: str) -> None:
-    check_value(tools, TOOLS, at)
+    if type(tools) is not list or not all(map(_usual_tool, tools)):
+        check_value(tools, TOOLS, at)
     _check_names(tools, at)
     names = [tool["name"] for tool in tools]
     for i, name in enumerate(names):
@@ -248,6 +326,6 @@ def check_calls(calls: list[dict], at: str) -> None:
 
 def _check_names(functions: list[dict], at: str) -> None:
     for i, function in enumerate(functions):
-        if not re.fullmatch(NAME, function["name"]):
+        if not WHOLE_NAME.fullmatch(function["name"]):
             wanted = "a name on one line, without spaces around it or `Arguments:` in it"
             raise ValueError(f"{at}[{i}].name: got {function['name']!r:.60}, wanted {wanted}")

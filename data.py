@@ -132,6 +132,10 @@ def check_record(record: dict, where: str) -> None:
 
 
 def _check_turn(turn: dict, at: str, expected: list[str], domain: str) -> None:
+    role, usual = turn.get("role"), {"role", "content"}
+    if role in expected and turn.keys() - {"next"} == usual and type(turn["content"]) is str:
+        if turn.get("next") in ROLES[1:] if role == "reasoner" else len(turn) == 2:
+            return  # nearly all turns; the rest is held against a schema, which says what is wrong
     shape = {"role": {"enum": expected}, "content": TEXT}
     if turn.get("role") == "reasoner":
         shape["next"] = {"enum": [*ROLES[1:]]}

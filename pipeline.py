@@ -1,252 +1,443 @@
-"""The multi-role data pipeline (paper, section 3.3): from public data sets to records that train.py takes.
+"""The multi-role data pipeline (paper, section 3.3): from public data sets to the files that train.py takes.
 
 Stages are subcommands, each from files to one JSON Lines file in the schema of data.py:
 
-    convert   a public data set in its own form -> records, by rules alone (no model is asked)
+    convert    a public data set in its own form -> records, by rules alone
+    complete   thoughts and summaries that records lack are asked of a model
+    judge      a second model scores trajectories and steps; low scores are set aside
+    verify     calls are held against tools, schemas, executions and the second model's own calls
+    review     where these disagree, a person accepts, edits or drops the record, one at a time
+    unify      without repetitions and test questions, split into train.jsonl and heldout.jsonl
+    run        all of them
 
-    python pipeline.py convert --source toolbench-messages --output toolbench.jsonl train_messages_0830.json
+    python pipeline.py run apigen=xlam.json toolace=data.json --output made --dry-run 2    what would it cost?
+    python pipeline.py run apigen=xlam.json toolace=data.json --output made
+    python pipeline.py review made/review.jsonl      then `run` again, which merges the decisions
 
-A row that holds no whole trajectory is refused with its reason, never repaired; a table at the end adds up.
-Each record's `source` says which row it came from, which parts the row did not have ("missing", as paths into
-the record) and what was left behind ("dropped").
+Every row ends in the output or, with its reason, in the file beside it (OUT.refused.jsonl); a table adds up.
+Outputs are written whole. Answers of models are kept in a journal as they arrive: a command that was stopped,
+whatever stopped it, is given again and asks only what has not been answered; the files are the same.
 """
 
 import argparse
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import Any, NamedTuple
 
 import cli
 import data
-from calls import JSON, check_call
+import review
+import unify
+from agent import Tools, read_responses, read_tools
+from complete import PATH, complete, judge, too_low
+from endpoint import Ask, Endpoint, Journal, Preview, Previewed, Unanswered, estimate, read_key
+from rows import Refused
+from sandbox import Sandbox
+from sources import SOURCES
+from stages import Item, Results, Tally, beside, finish, process, read_items, table
+from verify import verify
+
+# ---- what each stage does with a row ----
 
 
-class Refused(Exception):
-    """Why one row becomes no record: a reason to count by, and what this row had."""
+def convert(inputs: list[tuple[str, Path, str]], output: Path) -> Tally:
+    """Rows of (source, file, name for it) -> records. Raises UserError, also where no row becomes one."""
 
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+    def items() -> Iterator[Item]:
+        for name, path, file in inputs:
+            for index, row in enumerate(SOURCES[name].read(path)):
+                where = {"dataset": name, "file": file, "index": index}
+                yield where, (where, row)
 
+    def step(row: tuple[dict, Any]) -> Results:
+        where, raw = row
+        records = SOURCES[where["dataset"]].convert(raw)
+        return [("out", record | {"source": record["source"] | where}) for record in records]
 
-# ---------------------------------------------------------------- ToolBench, the later message form
-# One row: {"tools": [{"Name", "function", "input"}], "instruction": query, "chains": [message, ...]}. One
-# voice speaks in its messages; here its parts go to the roles:
-#
-#   user               the query, once; prompts of the tree search, also sent as the user, are dropped
-#   assistant content  -> reasoner; messages without a call are joined to the next one that has a call
-#   function_call      -> executor; Finish is no tool but the end: its final_answer -> summarizer
-#   function           -> observation, errors included: they teach recovery
-#
-# A call without any thought keeps a reasoner turn with empty content, listed as missing: who acts next is
-# known, only the words are not, and to refuse the row would lose its other steps.
+    def check(tally: Tally) -> None:
+        if not tally.total("rows out"):
+            print(table([tally]), end="")
+            fault = "no row can be converted, nothing written; check the name of the source"
+            raise cli.UserError(f"{inputs[0][1]}: {fault}")
 
-FINISH = "Finish"
-TYPES = ("string", "integer", "number", "boolean", "array", "object")
-SEARCH_PROMPT = "This is not the first time you try this task"
-# Words of the search's scaffolding. A text that repeats them would teach a tool that is not on the list.
-SCAFFOLDING = (SEARCH_PROMPT, "give_up_and_restart", "mento-carlo-action-value", '"Finish"', "'Finish'")
+    return process("convert", items(), step, output, check=check)
 
 
-def convert_toolbench(row: Any) -> dict:
-    """One row -> one record that does not yet know its file and index. Raises Refused."""
-    query = field(row, "instruction", str).strip()
-    tools = [toolbench_tool(tool) for tool in field(row, "tools", list) if field(tool, "Name", str) != FINISH]
-    turns: list[dict] = [{"role": "user", "content": query}]
-    thoughts, missing, dropped = [], ["tools.parameters.required"], Counter()
-    waiting = None  # the function whose result must come next
-    for message in field(row, "chains", list):
-        role = field(message, "role", str)
-        text = field(message, "content", str).strip() if message.get("content") is not None else ""
-        if turns[-1]["role"] == "summarizer":
-            raise Refused("goes on after the final answer", f"with {role}")
-        if waiting and role != "function":
-            raise Refused("call without a result", waiting)
-        if role == "system":
-            dropped["system prompt"] += 1
-        elif role == "user" and text.startswith(SEARCH_PROMPT):
-            dropped["search prompt"] += 1
-        elif role == "user":
-            if len(turns) > 1 or text.removesuffix("Begin!").strip() != query:
-                raise Refused("user message that is not the query", text)
-        elif role == "function":
-            if field(message, "name", str) != waiting:
-                raise Refused("result of no call", message["name"])
-            turns.append({"role": "observation", "content": message.get("content") or ""})
-            waiting = None
-        elif role == "assistant":
-            thoughts += [text] if text else []
-            if message.get("function_call") is None:
-                continue
-            if not thoughts:
-                missing.append(f"trajectory.{len(turns)}.content")
-            waiting = add_step(turns, "\n".join(thoughts), field(message, "function_call", dict), tools)
-            thoughts = []
-        else:
-            raise Refused("unknown role", role)
-    if turns[-1]["role"] != "summarizer":
-        raise Refused("no final answer", f"ends in {turns[-1]['role']}")
-    source = {"dataset": "toolbench-messages", "missing": missing, "dropped": dropped}
-    return {"tools": tools, "domain": "toolbench", "trajectory": turns, "source": source}
+def complete_row(record: dict, ask: Ask | None, model: str) -> Results:
+    lacking = any(PATH.fullmatch(path) for path in record["source"].get("missing", ()))
+    if lacking and not ask:
+        raise Refused("lacks a thought or summary, and no model is asked")
+    if lacking:
+        record = complete(record, ask)
+        record["source"]["completed_by"] = model
+    return [("out", record)]
 
 
-def add_step(turns: list[dict], thought: str, call: dict, tools: list[dict]) -> str | None:
-    """Append a reasoner turn and the turn it leads to; return the function whose result is due, if any."""
-    name, arguments = field(call, "name", str), read_arguments(field(call, "arguments", str))
-    content = final_answer(arguments) if name == FINISH else ""
-    for words in SCAFFOLDING:
-        if words in thought or words in content:
-            raise Refused("search scaffolding in a text", words)
-    if name == FINISH:
-        turns.append({"role": "reasoner", "content": thought, "next": "summarizer"})
-        turns.append({"role": "summarizer", "content": content})
+def judge_row(record: dict, ask: Ask, model: str, overall: int, step: int) -> Results:
+    scores = judge(record, ask)
+    record["source"]["scores"] = {"model": model} | scores
+    if reason := too_low(scores, overall, step):
+        raise Refused(reason, scores["comment"])
+    return [("out", record)]
+
+
+def verify_row(
+    record: dict,
+    ask: Ask | None,
+    model: str,
+    decisions: dict[str, dict],
+    environment: Tools | None,
+    python: Callable[[], Sandbox] | None,
+) -> Results:
+    """decisions: a person's, by id of the row in the review file."""
+    verdict, record, faults = verify(record, ask, environment, python)
+    if verdict == "refused":
+        raise Refused(faults[0]["kind"], faults[0]["detail"])
+    outcome = None
+    if verdict == "review":
+        row = review.review_row(record, faults)
+        ((record, outcome),) = review.merge([row], decisions)
+        if outcome == "undecided":
+            return [("review", row)]
+        if outcome == "dropped in review":
+            raise Refused(outcome)
+        ((_, record),) = complete_row(record, ask, model)  # texts written for calls that were edited
+    verified = {"model": model if ask else None, "run": bool(environment or python), "review": outcome}
+    return [("out", record | {"source": record["source"] | {"verified": verified}})]
+
+
+# ---- stages that ask ----
+
+ANSWER_TOKENS = {"complete": 200, "judge": 150, "verify": 60}  # of one answer, for estimates: a guess
+SAMPLE = 1000  # rows whose prompts are made for an estimate
+
+
+class Job(NamedTuple):
+    """A stage that may ask: its step takes a record and `ask`, the endpoint's, None without one."""
+
+    stage: str
+    step: Callable[..., Results]
+    endpoint: Endpoint | None
+    others: dict[str, Path]  # further files, as `process` takes them
+
+
+def job_of(stage: str, args: argparse.Namespace, endpoint: Endpoint | None, reviewed: Path) -> Job:
+    """reviewed: the file of rows that wait for a person, which only verify writes. Raises UserError."""
+    model = endpoint.model if endpoint else ""
+    if stage == "complete":
+        return Job(stage, partial(complete_row, model=model), endpoint, {})
+    if stage == "judge":
+        scores = {"overall": args.min_overall, "step": args.min_step}
+        return Job(stage, partial(judge_row, model=model, **scores), endpoint, {})
+    python = None
+    if args.python or args.unsafe_python:
+        python = partial(Sandbox, wall=10, unsafe=args.unsafe_python)
+        with python():  # raises where there can be none, before anything is asked
+            pass
+    responses = read_responses(args.responses) if args.responses else []
+    environment = Tools(read_tools(args.tools), responses=responses) if args.tools else None
+    decisions = review.read_decisions(decisions_of(reviewed))
+    step = partial(verify_row, model=model, decisions=decisions, environment=environment, python=python)
+    return Job(stage, step, endpoint, {"review": reviewed})
+
+
+def perform(job: Job, path: Path, output: Path, workers: int) -> Tally:
+    """Tell the estimate, then do the job on the records of a file. Raises UserError."""
+    total = sum(1 for _ in data.numbered_lines(path))
+    if not job.endpoint:
+        return process(job.stage, read_items(path), partial(job.step, ask=None), output, total, **job.others)
+    print(preview(job, path), flush=True)
+    step, stop = partial(job.step, ask=job.endpoint.ask), job.endpoint.close
+    return process(job.stage, read_items(path), step, output, total, workers, stop, **job.others)
+
+
+def preview(job: Job, path: Path, shown: int = 0) -> str:
+    """What a job would ask now: its first prompts and an estimate of requests, tokens and cost."""
+    total = sum(1 for _ in data.numbered_lines(path))
+    every, rows, prompts, repeated = -(-total // SAMPLE), 0, [], []
+    for _, record in read_items(path, every):
+        rows, seen = rows + 1, Preview(job.endpoint.cached)
+        steps = sum("calls" in turn for turn in record["trajectory"]) if job.stage == "verify" else 1
+        if steps:  # code is run, not asked about
+            try:
+                job.step(record, ask=seen.ask)
+            except (Previewed, Refused, Unanswered):
+                prompts += seen.prompts
+                repeated += seen.prompts * (steps - 1)  # the others of a row are much like its first
+    usage = estimate(prompts + repeated, ANSWER_TOKENS[job.stage], job.endpoint.usage.prices)
+    counted = ("requests", "estimated", "prompt_tokens", "completion_tokens")
+    usage = replace(usage, **{name: round(getattr(usage, name) * total / rows) for name in counted})
+    lines = []
+    for number, messages in enumerate(prompts[:shown], 1):
+        lines += [f"--- {job.stage}, prompt {number}", *(f"[{m['role']}] {m['content']}" for m in messages)]
+    return "\n".join(
+        [*lines, f"{job.stage} will ask {job.endpoint.model} at {job.endpoint.base_url}: {usage}"]
+    )
+
+
+# ---- commands ----
+
+COMPLETED, JUDGED, VERIFIED = "2-completed.jsonl", "3-judged.jsonl", "4-verified.jsonl"
+
+
+def convert_command(args: argparse.Namespace) -> None:
+    apart(args.output, args.files)
+    tally = convert([found for path in args.files for found in files_of(args.source, path)], args.output)
+    print(table([tally]), end="")
+
+
+def asking_command(args: argparse.Namespace) -> None:
+    """complete, judge or verify."""
+    apart(args.output, [args.file])
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(args.journal or beside(args.output, "journal")))
+        endpoint = open_endpoint(args, "", journal, stack)
+        job = job_of(args.stage, args, endpoint, beside(args.output, "review"))
+        if args.dry_run:
+            print(preview(job, args.file, args.dry_run) if endpoint else "no model is asked")
+            return
+        tally = perform(job, args.file, args.output, args.workers)
+        print(table([tally]), end="")
+        finish([tally], [endpoint] if endpoint else [])
+
+
+def review_command(args: argparse.Namespace) -> None:
+    review.review(args.file, decisions_of(args.file))
+
+
+def unify_command(args: argparse.Namespace) -> None:
+    tally = unified(args, args.files, unify.read_evaluation(args.evaluation))
+    print(table([tally]), end="")
+
+
+def unified(args: argparse.Namespace, paths: list[Path], evaluation: unify.Evaluation) -> Tally:
+    names, share = args.evaluation_names, args.held_out
+    return Tally("unify", unify.unify(paths, args.output, evaluation, args.seed, share, names))
+
+
+def run_command(args: argparse.Namespace) -> None:
+    """All stages. What an earlier run did is done again, except for asking: so nothing can be out of date."""
+    folder, inputs = args.output, [found for pair in args.inputs for found in files_of(*pair)]
+    evaluation = unify.read_evaluation(args.evaluation)  # its faults come before anything is asked
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(args.journal or folder / "journal.jsonl"))
+        for left in folder.glob(".*.tmp"):  # by a run that was killed: nobody else has the journal
+            left.unlink()
+        writer, second = (open_endpoint(args, prefix, journal, stack) for prefix in ("", "judge_"))
+        jobs = [(job_of("complete", args, writer, folder / "review.jsonl"), COMPLETED)]
+        jobs += [(job_of("judge", args, second, folder / "review.jsonl"), JUDGED)] if second else []
+        jobs += [(job_of("verify", args, second, folder / "review.jsonl"), VERIFIED)]
+        path = folder / "1-converted.jsonl"
+        tallies = [convert(inputs, path)]
+        if args.dry_run:  # what the later stages ask is estimated from records that are not yet complete
+            print("\n".join(preview(job, path, args.dry_run) for job, _ in jobs if job.endpoint))
+            return
+        for job, name in jobs:
+            if tallies[-1].total("rows out"):
+                tallies.append(perform(job, path, folder / name, args.workers))
+                path = folder / name
+        if tallies[-1].total("rows out"):
+            tallies.append(unified(args, [path], evaluation))
+        report(tallies, folder)
+        finish(tallies, [endpoint for endpoint in (writer, second) if endpoint])
+    if not tallies[-1].total(unify.TRAIN):
+        raise cli.UserError(f"{folder}: no row is left to train on; {folder / 'report.txt'} says why")
+
+
+def report(tallies: list[Tally], folder: Path) -> None:
+    """Print the table, and write it and its numbers."""
+    counts: dict = {tally.stage: {} for tally in tallies}
+    for tally in tallies:
+        for (dataset, what), number in sorted(tally.counts.items()):
+            counts[tally.stage].setdefault(dataset, {})[what] = number
+    text = table(tallies)
+    for name, content in (("report.txt", text), ("report.json", json.dumps(counts, indent=1) + "\n")):
+        cli.write_whole(folder / name, lambda path, content=content: path.write_text(content, "utf-8"))
+    print(text, end="")
+
+
+def open_endpoint(
+    args: argparse.Namespace, prefix: str, journal: Journal, stack: ExitStack
+) -> Endpoint | None:
+    """The endpoint that flags with this prefix describe; None where the model is ''. Raises UserError."""
+    flags = {
+        name.removeprefix(prefix): value for name, value in vars(args).items() if name.startswith(prefix)
+    }
+    if not flags["model"]:
         return None
-    if name not in [tool["name"] for tool in tools]:
-        raise Refused("call outside the tool list", name)
-    turns.append({"role": "reasoner", "content": thought, "next": "executor"})
-    turns.append({"role": "executor", "calls": [{"name": name, "arguments": arguments}]})
-    return name
+    prices = (flags["price_in"], flags["price_out"])
+    options = {"max_tokens": args.max_tokens, "workers": args.workers, "rate": args.rate, "tries": args.tries}
+    options |= {"backoff": args.backoff, "read": args.timeout, "total": args.timeout}
+    options |= {"prices": prices if any(prices) else None}
+    key = read_key(flags["key_variable"])
+    return stack.enter_context(Endpoint(flags["base_url"], flags["model"], journal, key, **options))
 
 
-def read_arguments(text: str) -> dict:
-    try:
-        arguments = JSON.decode(text)
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise Refused("arguments that are no JSON object", text)
-    return arguments
+def apart(output: Path, inputs: list[Path]) -> None:
+    if output.resolve() in [path.resolve() for path in inputs]:
+        raise cli.UserError(f"--output {output} is one of the inputs; choose another name")
 
 
-def final_answer(arguments: dict) -> str:
-    if arguments.get("return_type") == "give_up_and_restart":
-        raise Refused("gave up")
-    answer = arguments.get("final_answer")
-    if not isinstance(answer, str) or not answer.strip():
-        raise Refused("no final answer", f"Finish has {', '.join(arguments) or 'no arguments'}")
-    return answer.strip()
+def files_of(source: str, path: Path) -> list[tuple[str, Path, str]]:
+    """The file; of a folder (ToolBench's answer trees are one file each) all below, named as seen from it."""
+    if not path.is_dir():
+        return [(source, path, path.name)]
+    found = [(source, file, str(file.relative_to(path))) for file in sorted(path.rglob("*.json*"))]
+    if not found:
+        raise cli.UserError(f"{path}: holds no .json or .jsonl file; name the data set's file or folder")
+    return found
 
 
-def toolbench_tool(tool: dict) -> dict:
-    """The shortened form {Name, function, input: {parameter: "type, description"}} -> a function schema.
-
-    It does not say which parameters are required, so none is: a guess would turn right calls into wrong ones.
-    """
-    properties = {}
-    for parameter, text in field(tool, "input", dict).items():
-        kind, _, description = str(text).partition(",")
-        if kind not in TYPES:
-            raise Refused("tool parameter of no known type", f"{tool['Name']}: {parameter}: {text}")
-        properties[parameter] = {"type": kind}
-        if description.strip():
-            properties[parameter]["description"] = description.strip()
-    parameters = {"type": "object", "properties": properties, "required": []}
-    return {"name": tool["Name"], "description": field(tool, "function", str), "parameters": parameters}
+def decisions_of(reviewed: Path) -> Path:
+    """review.jsonl -> decisions.jsonl, verified.review.jsonl -> verified.decisions.jsonl"""
+    if "review" not in reviewed.name:
+        raise cli.UserError(f"{reviewed}: wanted review.jsonl of run, or OUT.review.jsonl of verify")
+    return reviewed.with_name(reviewed.name.replace("review", "decisions"))
 
 
-def field(row: Any, key: str, kind: type) -> Any:
-    """row[key], refusing the row where it is absent or of another type."""
-    if not isinstance(row, dict) or not isinstance(row.get(key), kind):
-        got = type(row[key]).__name__ if isinstance(row, dict) and key in row else "nothing"
-        raise Refused("not the source's shape", f"{key}: got {got}, wanted {kind.__name__}")
-    return row[key]
+# ---- flags ----
 
-
-# ---------------------------------------------------------------- convert
-
-
-def read_array(path: Path) -> list:
-    """The rows of a file that holds one JSON array."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise cli.UserError(f"{path}: cannot be read ({error.strerror}); name the data set's file") from None
-    except (ValueError, RecursionError) as error:
-        raise cli.UserError(f"{path}: not JSON in UTF-8 ({error}); use the file as published") from None
-    if not isinstance(rows, list):
-        raise cli.UserError(f"{path}: got a JSON {type(rows).__name__}, wanted an array; check --source")
-    return rows
-
-
-# A source is a reader (file -> rows) and a rule (row -> record, or Refused).
-SOURCES: dict[str, tuple[Callable[[Path], list], Callable[[Any], dict]]] = {
-    "toolbench-messages": (read_array, convert_toolbench),
+WRITER = ("https://api.openai.com/v1", "gpt-4o", "OPENAI_API_KEY")
+SECOND = ("https://api.deepseek.com/v1", "deepseek-chat", "DEEPSEEK_API_KEY")
+NO_TEXTS, NO_MODEL = "'': none, rows that lack a text are set aside", "'': none, rules alone"
+ABOUT = {
+    "convert": "A public data set in its own form -> records, by rules alone.",
+    "complete": "Thoughts and summaries that records lack are asked of a model; nothing else is changed.",
+    "judge": "A second model scores trajectories and their steps; those with low scores are set aside.",
+    "verify": (
+        "Calls are held against the tools on offer and their schemas, by running them, and against the calls "
+        "that a second model makes. Where these differ, records wait in OUT.review.jsonl for `review`."
+    ),
+    "review": "A person accepts, edits or drops what `verify` put in doubt; `verify` or `run` merges that.",
+    "unify": "Records -> DIR/train.jsonl, DIR/heldout.jsonl: no repetitions, split by function names.",
+    "run": "All stages: public data sets -> DIR/train.jsonl, DIR/heldout.jsonl, DIR/report.txt.",
 }
 
 
-def convert(args: argparse.Namespace) -> None:
-    if args.output.resolve() in [path.resolve() for path in args.files]:
-        raise cli.UserError(f"--output {args.output} is one of the inputs; choose another name")
-    counts, examples = Counter(), {}
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", encoding="utf-8") as file:
-            for line in converted(args, counts, examples):
-                file.write(line + "\n")
-        print_table(counts, examples)
-        if not counts["rows out"]:
-            raise cli.UserError(f"{args.files[0]}: no row can be converted, nothing written; check --source")
-
-    cli.write_whole(args.output, write)
+def source_and_file(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if not path or name not in SOURCES:
+        wanted = f"SOURCE=FILE, SOURCE one of {', '.join(SOURCES)}"
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
+    return name, Path(path)
 
 
-def converted(args: argparse.Namespace, counts: Counter, examples: dict[str, str]) -> Iterator[str]:
-    """Yield each record as a line; fill `counts`, and `examples` with the first row of each reason."""
-    read, rule = SOURCES[args.source]
-    for path in args.files:
-        for index, row in enumerate(tqdm(read(path), desc=path.name, unit=" rows", disable=None)):
-            counts["rows in"] += 1
-            try:
-                record = rule(row)
-                record["source"] |= {"file": path.name, "index": index}
-                data.check_record(record, f"{path.name}: row {index}")
-            except (Refused, cli.UserError) as error:
-                refused = error if isinstance(error, Refused) else Refused("not a valid record", str(error))
-                counts[f"refused: {refused.reason}"] += 1
-                examples.setdefault(f"refused: {refused.reason}", f"{path.name} row {index} {refused.detail}")
-                continue
-            counts.update(["rows out", *remarks(record)])
-            yield json.dumps(record, ensure_ascii=False)
+def add_model(
+    parser: argparse.ArgumentParser, title: str, prefix: str, defaults: tuple, without: str
+) -> None:
+    """without: what happens with an empty name."""
+    add = parser.add_argument_group(title).add_argument
+    price = {"type": cli.number(float, 0), "default": 0.0, "metavar": "P"}
+    add(f"--{prefix}base-url", default=defaults[0], metavar="URL", help="of an OpenAI-compatible server")
+    add(f"--{prefix}model", default=defaults[1], metavar="NAME", help=f"its name there; {without}")
+    help = "environment variable that holds the key; may be unset for a server that wants none"
+    add(f"--{prefix}key-variable", default=defaults[2], metavar="VAR", help=help)
+    add(f"--{prefix}price-in", **price, help="of a million tokens of prompts, to tell the cost")
+    add(f"--{prefix}price-out", **price, help="of a million tokens of answers")
 
 
-def remarks(record: dict) -> Iterator[str]:
-    """What a kept record still lacks, once per occurrence: work for later stages."""
-    for turn in record["trajectory"]:
-        if turn["role"] == "reasoner":
-            yield "kept: reasoner steps"
-            if not turn["content"]:
-                yield "kept: reasoner steps with an empty thought"
-        for call in turn.get("calls", ()):
-            yield "kept: calls"
-            if check_call(call, record["tools"]):
-                yield "kept: calls that break their schema"
+def add_asking(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("asking").add_argument
+    help = "show the first N prompts and what it would cost, ask nothing; 0: go on"
+    add("--dry-run", type=cli.number(int, 0), default=0, metavar="N", help=help)
+    add("--workers", type=cli.number(int, 1), default=16, metavar="N", help="rows at once")
+    add("--rate", type=cli.number(float, 0), default=0.0, metavar="R", help="requests a minute; 0: no limit")
+    add("--timeout", type=cli.number(float, 0.01), default=180.0, metavar="S", help="of one try, in seconds")
+    help = "of a request that fails for a time (429, 5xx, no reply)"
+    add("--tries", type=cli.number(int, 1), default=8, metavar="N", help=help)
+    help = "before the second try, in seconds; doubled before each further one"
+    add("--backoff", type=cli.number(float, 0), default=1.0, metavar="S", help=help)
+    add("--max-tokens", type=cli.number(int, 1), default=4096, metavar="N", help="of one answer")
+    help = "answers so far, JSON Lines; without it, a file beside the output"
+    add("--journal", type=Path, metavar="FILE", help=help)
 
 
-def print_table(counts: Counter, examples: dict[str, str]) -> None:
-    refused = [name for name, _ in counts.most_common() if name.startswith("refused")]
-    kept = sorted(name for name in counts if name.startswith("kept"))
-    for name in ["rows in", "rows out", *refused, *kept]:
-        first = " ".join(f"(first: {examples[name]}".split())[:70] + ")" if name in examples else ""
-        print(f"{counts[name]:>9,}  {name:<45} {first}".rstrip())
+def add_judging(parser: argparse.ArgumentParser) -> None:
+    add, score = parser.add_argument_group("judging").add_argument, cli.number(int, 1, 10)
+    help = "score of a trajectory, 1 to 10, under which it is set aside"
+    add("--min-overall", type=score, metavar="S", default=7, help=help)
+    add("--min-step", type=score, metavar="S", default=6, help="score of each thought and summary, likewise")
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("running calls and code").add_argument
+    add("--tools", metavar="FILE", help="schemas of functions that can be run, as agent.py takes them")
+    add("--responses", metavar="FILE", help="recorded results of these functions, likewise")
+    flag = {"action": "store_true", "default": False}
+    add("--python", **flag, help="run the code of maths rows, in a sandbox")
+    add("--unsafe-python", **flag, help="run it even where bubblewrap is not installed")
+
+
+def add_splitting(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("splitting").add_argument
+    help = "files or folders of BFCL, GSM8K, MATH, StableToolBench, whose questions must not occur"
+    add("--evaluation", type=Path, nargs="+", default=[], metavar="PATH", help=help)
+    help = "of BFCL's functions, those that must not occur by name: of its executable sets, all, none"
+    add("--evaluation-names", choices=unify.NAMES, default="executable", help=help)
+    help = "share of function names, and of rows without functions, that are held out"
+    add("--held-out", type=cli.number(float, 0, 1), default=0.02, metavar="X", help=help)
+    add("--seed", type=int, default=0, metavar="N", help="of the order and the split")
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = cli.ArgumentParser(prog="pipeline.py", description=__doc__)
+    parsers = parser.add_subparsers(title="stages", dest="stage", required=True, metavar="STAGE")
+    stages = {}
+    for name, about in ABOUT.items():
+        options = {"help": about, "description": about, "argument_default": argparse.SUPPRESS}
+        stages[name] = parsers.add_parser(name, **options)
+        stages[name].set_defaults(command=COMMANDS.get(name, asking_command))
+    add = stages["convert"].add_argument
+    add("files", type=Path, nargs="+", metavar="FILE", help="as published; of a folder, all in it")
+    add("--source", required=True, choices=SOURCES, help="the form they are in")
+    help = f"a data set's file or folder; SOURCE is one of {', '.join(SOURCES)}"
+    stages["run"].add_argument("inputs", type=source_and_file, nargs="+", metavar="SOURCE=FILE", help=help)
+    help = "review.jsonl of run, OUT.review.jsonl of verify"
+    stages["review"].add_argument("file", type=Path, metavar="FILE", help=help)
+    stages["unify"].add_argument("files", type=Path, nargs="+", metavar="FILE", help="records, JSON Lines")
+    for name in ("complete", "judge", "verify"):
+        stages[name].add_argument("file", type=Path, metavar="FILE", help="records, JSON Lines")
+    for name in ("convert", "complete", "judge", "verify"):
+        add = stages[name].add_argument
+        add("--output", type=Path, required=True, metavar="OUT", help="JSON Lines file to write")
+    for name in ("unify", "run"):
+        add = stages[name].add_argument
+        add("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    for name in ("complete", "run"):
+        add_model(stages[name], "the model that completes", "", WRITER, NO_TEXTS)
+    add_model(stages["judge"], "the second model", "", SECOND, "there must be one")
+    add_model(stages["verify"], "the second model", "", SECOND, NO_MODEL)
+    add_model(stages["run"], "the second model, which judges and verifies", "judge-", SECOND, NO_MODEL)
+    takers = {
+        "complete": [add_asking],
+        "judge": [add_asking, add_judging],
+        "verify": [add_asking, add_running],
+    }
+    takers |= {"unify": [add_splitting], "run": [add_asking, add_judging, add_running, add_splitting]}
+    for name, adders in takers.items():
+        for adder in adders:
+            adder(stages[name])
+    absent = argparse.Namespace(journal=None, tools=None, responses=None)  # else --help shows None
+    args = parser.parse_args(argv, absent)
+    if args.stage == "judge" and not args.model:
+        parser.error("judge: got no --model; wanted the name of one")
+    if args.responses and not args.tools:
+        parser.error("--responses: got no --tools; wanted the schemas of the recorded functions")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.ArgumentParser(prog="pipeline.py", description=__doc__)
-    stages = parser.add_subparsers(title="stages", required=True, metavar="STAGE")
-    about = "A public data set in its own form -> records, by rules alone."
-    stage = stages.add_parser("convert", help=about, description=about, argument_default=argparse.SUPPRESS)
-    stage.set_defaults(stage=convert)
-    stage.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the files as published")
-    stage.add_argument("--source", required=True, choices=SOURCES, help="the form they are in")
-    stage.add_argument("--output", type=Path, required=True, metavar="OUT", help="JSON Lines file to write")
-    args = parser.parse_args(argv)
-    args.stage(args)
+    args = parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")
+    args.command(args)
 
+
+COMMANDS = {"convert": convert_command, "review": review_command, "unify": unify_command, "run": run_command}
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

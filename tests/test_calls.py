@@ -193,3 +193,29 @@ def test_check_tools(tools, fault):
     with pytest.raises(ValueError) as error:
         calls.check_tools(tools, "tools")
     assert fault in str(error.value)
+
+
+def test_plain_at_a_glance_is_plain():
+    """The quick look says yes to nothing in which the walk finds a fault."""
+    deep = {63: "x", 64: "x", 65: "x"}
+    for levels in deep:
+        for _ in range(levels):
+            deep[levels] = [deep[levels]]
+    good = [
+        {"a": [1, "é", 1.5, None, {"b": {}}]},
+        [],
+        {},
+        "x",
+        5,
+        ["a", {"b": "\U0001f600"}],
+        deep[63],
+        deep[64],
+    ]
+    bad = ["\ud83d", {"a": ["\udc00"]}, {"\ud83d": 1}, [float("inf")], {"a": float("nan")}, deep[65]]
+    for value in good:
+        calls.check_plain(value)
+    assert calls._is_plain(good[0]) and calls._is_plain(deep[63])
+    for value in bad:
+        assert not calls._is_plain(value)
+        with pytest.raises(ValueError):
+            calls.check_plain(value)

@@ -1,285 +1,420 @@
-"""pipeline.py: a small row of every shape, the refusals one by one, and the real sample where it is at hand.
+"""pipeline.py and stages.py: whole runs on invented rows of four sources, a server playing both models.
 
-The converter's twin is `spoken` below: all the words and calls of a row in order, which its record must keep.
+The twin of a run that was killed, or met faults, is one that was not: all files but the journal are the same.
 """
 
-import copy
-import gzip
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chat_server import ChatServer, misbehave
+from conftest import LLAMA_SPECIALS, byte_tokenizer, write_model
+from safetensors.torch import save_file
 
-import cli
 import data
+import evaluate
 import pipeline
-from calls import write_calls
-from frames import load_frame
+import stages
+import train
+from cli import run
+from model import ModelConfig, Transformer
 
-SHARED = Path(__file__).parents[2] / "shared"
-REAL = SHARED / "data/toolbench/train_messages_0830_reduced.json"
-LLAMA = SHARED / "models/Llama-3.2-1B-Instruct"
+ROOT = Path(pipeline.__file__).parent
+CALL = re.compile(r"call (\w+) for (\w+)")
+NAMES = [f"{what}_in" for what in "rain sun wind fog hail snow dew tide".split()]
+CITIES = "Bali Rome Oslo Lima Kyiv".split()
 
-
-def call(name: str, arguments: str, thought: str | None = None) -> dict:
-    return {"role": "assistant", "content": thought, "function_call": {"name": name, "arguments": arguments}}
-
-
-def answer(text: str = "Rain.", thought: str | None = "It is answered.") -> dict:
-    return call("Finish", json.dumps({"return_type": "give_answer", "final_answer": text}), thought)
+# ---- rows, each source's in its published form; the query says which calls are right ----
 
 
-ROW = {
-    "tools": [
-        {
-            "Name": "sky_for_weather",
-            "function": "The sky.",
-            "input": {"city": "string, In English, or not", "day": "integer, "},
-        },
-        {"Name": "Finish", "function": "Ends.", "input": {}},
-    ],
-    "instruction": "Rain in Bali?",
-    "chains": [
-        {"role": "system", "content": "You are AutoGPT."},
-        {"role": "user", "content": "\nRain in Bali?\nBegin!\n"},
-        {"role": "assistant", "content": "The sky will tell. "},
-        {"role": "user", "content": pipeline.SEARCH_PROMPT + ", all previous trails failed.", "valid": True},
-        call("sky_for_weather", '{\n "city": "Bali"}', "Ask for Bali."),
-        {"role": "function", "name": "sky_for_weather", "content": '{"error": "Timeout..."}'},
-        call("sky_for_weather", '{"city": "Bali", "day": 1}'),
-        {"role": "function", "name": "sky_for_weather", "content": " rain\n"},
-        answer(),
-    ],
-}
-RECORD = {
-    "tools": [
-        {
-            "name": "sky_for_weather",
-            "description": "The sky.",
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    "city": {"type": "string", "description": "In English, or not"},
-                    "day": {"type": "integer"},
-                },
-                "required": [],
-            },
-        }
-    ],
-    "domain": "toolbench",
-    "trajectory": [
-        {"role": "user", "content": "Rain in Bali?"},
-        {"role": "reasoner", "content": "The sky will tell.\nAsk for Bali.", "next": "executor"},
-        {"role": "executor", "calls": [{"name": "sky_for_weather", "arguments": {"city": "Bali"}}]},
-        {"role": "observation", "content": '{"error": "Timeout..."}'},
-        {"role": "reasoner", "content": "", "next": "executor"},
-        {"role": "executor", "calls": [{"name": "sky_for_weather", "arguments": {"city": "Bali", "day": 1}}]},
-        {"role": "observation", "content": " rain\n"},
-        {"role": "reasoner", "content": "It is answered.", "next": "summarizer"},
-        {"role": "summarizer", "content": "Rain."},
-    ],
-    "source": {
-        "dataset": "toolbench-messages",
-        "missing": ["tools.parameters.required", "trajectory.4.content"],
-        "dropped": {"system prompt": 1, "search prompt": 1},
-        "file": "rows.json",
-        "index": 0,
-    },
-}
-
-
-def run(folder: Path, rows: object, name: str = "rows.json") -> tuple[int, list[dict] | None]:
-    """Convert `rows`; return the exit code and the records written, None when there is no file."""
-    (folder / name).write_text(rows if isinstance(rows, str) else json.dumps(rows))
-    output = folder / "out.jsonl"
-    argv = ["convert", "--source", "toolbench-messages", "--output", str(output), str(folder / name)]
-    code = cli.run(pipeline.main, argv)
-    return code, [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else None
-
-
-def test_row_becomes_record(tmp_path, capsys):
-    code, records = run(tmp_path, [ROW])
-    assert (code, records) == (0, [RECORD])
-    assert data.read_records(tmp_path / "out.jsonl") == [RECORD]
-    table = [line.split(None, 1) for line in capsys.readouterr().out.splitlines()]
-    assert table == [
-        ["1", "rows in"],
-        ["1", "rows out"],
-        ["2", "kept: calls"],
-        ["3", "kept: reasoner steps"],
-        ["1", "kept: reasoner steps with an empty thought"],
+def apigen(i: int) -> dict:
+    name, other, city = NAMES[i % 8], NAMES[(i + 1) % 8], CITIES[i % 5]
+    query = f"Number {i}: call {name} for {city}" + (f" and call {other} for {city}." if i % 3 == 0 else ".")
+    calls = [{"name": name, "arguments": {"city": city}} for name, city in CALL.findall(query)]
+    if i % 7 == 3:
+        calls[0]["arguments"]["city"] = "Paris"  # not what was asked for: the second model will say so
+    if i % 7 == 5:
+        query += " This is tedious."  # the judge will say so, too
+    tools = [
+        {"name": n, "description": "", "parameters": {"city": {"description": "Where.", "type": "str"}}}
+        for n in (name, other)
     ]
+    answers = "[broken" if i == 6 else json.dumps(calls)
+    return {"id": i, "query": query, "answers": answers, "tools": json.dumps(tools)}
 
 
-def chain(*messages: dict):
-    """A change of the row: its messages after the query replaced."""
-    return lambda row: row.update(chains=row["chains"][:2] + list(messages))
+def schema(name: str) -> dict:
+    properties = {"city": {"type": "string", "description": "Where."}}
+    return {
+        "name": name,
+        "description": "",
+        "parameters": {"type": "object", "properties": properties, "required": ["city"]},
+    }
 
 
-def put(where: str, value: object):
-    """A change of the row: the value at a dotted path replaced."""
+def glaive(i: int) -> dict:
+    name, city = NAMES[i % 8], CITIES[i % 5]
+    chat = f"USER: Number {i}, please call {name} for {city}.\n\n\nASSISTANT: <functioncall> "
+    chat += f'{{"name": "{name}", "arguments": \'{{"city": "{city}"}}\'}} <|endoftext|>\n\n\n'
+    chat += 'FUNCTION RESPONSE: {"much": "none"}\n\n\nASSISTANT: None at all. <|endoftext|>\n\n\n'
+    system = (
+        "SYSTEM: You are a helpful assistant with access to the following functions. Use them if required -\n"
+    )
+    return {"system": system + json.dumps(schema(name), indent=4) + "\n", "chat": chat}
 
-    def change(row: dict) -> None:
-        *parents, last = [int(key) if key.isdigit() else key for key in where.split(".")]
-        for key in parents:
-            row = row[key]
-        row[last] = value
 
-    return change
+def toolbench(i: int) -> dict:
+    name, city = f"{NAMES[i % 8]}_for_weather", CITIES[i % 5]
+    finish = {"return_type": "give_answer", "final_answer": "There is none."}
+    if i % 4 == 3:
+        finish = {"return_type": "give_up_and_restart"}
+    query = f"Number {i} is to call {name} for {city}."
+
+    def say(name: str, arguments: dict, thought: str) -> dict:
+        call = {"name": name, "arguments": json.dumps(arguments)}
+        return {"role": "assistant", "content": thought, "function_call": call}
+
+    chain = [{"role": "user", "content": f"\n{query}\nBegin!\n"}, say(name, {"city": city}, "Look it up.")]
+    chain += [{"role": "function", "name": name, "content": "none"}, say("Finish", finish, "It is known.")]
+    tools = [{"Name": name, "function": "", "input": {"city": "string, Where."}}]
+    return {"tools": tools, "instruction": query, "chains": chain}
 
 
-SKY = call("sky_for_weather", '{"city": "Bali"}', "Look.")
-SEEN = {"role": "function", "name": "sky_for_weather", "content": "rain"}
-SURROGATE = '{"city": "\\ud83d"}'  # half of an emoji, cut in the middle
-REFUSALS = [
-    ("gave up", chain(SKY, SEEN, call("Finish", '{"return_type": "give_up_and_restart"}', "No."))),
-    ("no final answer", chain(SKY, SEEN)),
-    ("no final answer", chain(SKY, SEEN, {"role": "assistant", "content": "It will rain."})),
-    ("no final answer", chain(SKY, SEEN, call("Finish", '{"return_type": "give_answer"}'))),
-    ("no final answer", chain(SKY, SEEN, answer(" "))),
-    ("no final answer", put("chains", [])),
-    ("call outside the tool list", chain(call("sky", "{}"), SEEN, answer())),
-    ("arguments that are no JSON object", chain(call("sky_for_weather", '{"city": now()}'), SEEN, answer())),
-    ("arguments that are no JSON object", chain(call("sky_for_weather", '["Bali"]'), SEEN, answer())),
-    ("arguments that are no JSON object", chain(call("sky_for_weather", '{"day": NaN}'), SEEN, answer())),
-    (
-        "arguments that are no JSON object",
-        chain(call("sky_for_weather", '{"day": 1, "day": 2}'), SEEN, answer()),
+def mathcoder(i: int) -> dict:
+    blocks = [("user", f"How much is {i} and twenty, exactly?"), ("text", "Add them."), ("code", f"{i} + 20")]
+    blocks += [("execution", str(i + 20)), ("text", f"It is \\boxed{{{i + 20}}}.")]
+    return {"messages": [], "debug_result": [{"role": role, "content": text} for role, text in blocks]}
+
+
+ROWS = {
+    "apigen": [apigen(i) for i in range(16)],
+    "glaive": [glaive(i) for i in range(5)],
+    "toolbench-messages": [toolbench(i) for i in range(5)],
+    "mathcoder": [mathcoder(i) for i in range(6)],
+}
+
+
+def play(request: dict) -> str:
+    """What both models say; all is read off the request, so that equal requests have equal answers."""
+    asked = request["messages"][-1]["content"]
+    lines = asked.splitlines()
+    if "Write, in place of null:" in asked:
+        paths = re.findall(r'^\d+\. "(trajectory\.\d+\.content)"', asked, re.MULTILINE)
+        return json.dumps({path: "Here the way goes on." for path in paths})
+    if lines[-1].startswith('{"overall"'):
+        steps = dict.fromkeys(json.loads(lines[-1])["steps"], 8)
+        return json.dumps({"overall": 2 if "tedious" in asked else 9, "steps": steps, "comment": "Fair."})
+    turns = [json.loads(line) for line in lines if line.startswith('{"turn"')]
+    query = [turn["content"] for turn in turns if turn["role"] == "user"][-1]
+    return json.dumps([{"name": name, "arguments": {"city": city}} for name, city in CALL.findall(query)])
+
+
+# ---- runs ----
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("published")
+    for name, rows in ROWS.items():
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    return [f"{name}={folder / name}.json" for name in ROWS]
+
+
+def arguments(server: ChatServer, inputs: list[str], folder: Path, *more: object) -> list[str]:
+    argv = [
+        "run",
+        *inputs,
+        "--output",
+        folder,
+        "--base-url",
+        server.base_url,
+        "--judge-base-url",
+        server.base_url,
+    ]
+    argv += ["--workers", 4, "--backoff", 0.01, "--tries", 12, "--timeout", 0.5, "--held-out", 0.2]
+    return [str(part) for part in (*argv, *more)]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All that a run wrote, but for the journal, whose order is that of the answers."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "journal.jsonl"}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def places(folder: Path) -> Counter:
+    """Where each row of the sources ended: (dataset, index) of all final files."""
+    found = Counter()
+    for path in (
+        *folder.glob("*.refused.jsonl"),
+        *(folder / f"{name}.jsonl" for name in ("review", "train", "heldout")),
+    ):
+        for line in lines(path):
+            source = line.get("record", line)["source"] if path.stem == "review" else line["source"]
+            found[source["dataset"], source["index"]] += 1
+    return found
+
+
+def command(*argv: object) -> int:
+    try:
+        return run(pipeline.main, [str(part) for part in argv])
+    except SystemExit as error:  # argparse
+        return error.code
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ChatServer]:
+    with ChatServer(play) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def made(server, inputs, tmp_path_factory) -> Path:
+    """The folder of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("made")
+    assert run(pipeline.main, arguments(server, inputs, folder)) == 0
+    return folder
+
+
+def test_every_row_is_done_or_set_aside_once(made):
+    everything = {(name, index) for name, rows in ROWS.items() for index in range(len(rows))}
+    assert places(made) == dict.fromkeys(everything, 1)
+    train, held_out = (data.read_records(made / f"{name}.jsonl") for name in ("train", "heldout"))
+    assert train and held_out and {r["source"]["dataset"] for r in train + held_out} == ROWS.keys()
+    reasons = Counter(line["reason"] for path in made.glob("?-*.refused.jsonl") for line in lines(path))
+    assert reasons["gave up"] == 1 and reasons["overall score under 7"] == 2 and sum(reasons.values()) == 4
+    assert [line["record"]["source"]["index"] for line in lines(made / "review.jsonl")] == [3, 10]
+    for record in train + held_out:
+        source = record["source"]
+        assert source["file"] == f"{source['dataset']}.json" and source["scores"]["model"] == "deepseek-chat"
+        assert source["verified"] == {"model": "deepseek-chat", "run": False, "review": None}
+        assert not any(path.startswith("trajectory") for path in source["missing"])
+        completed = [turn for turn in record["trajectory"] if turn.get("content") == "Here the way goes on."]
+        assert len(completed) == len(source.get("completed", [])) and bool(completed) == (
+            "completed_by" in source
+        )
+
+
+def test_report_adds_up(made):
+    counts = json.loads((made / "report.json").read_text())
+    assert list(counts) == ["convert", "complete", "judge", "verify", "unify"]
+    before = {name: len(rows) for name, rows in ROWS.items()}
+    for by_source in counts.values():
+        for name, row in by_source.items():
+            assert row["rows in"] == before[name]
+            assert row["rows in"] == sum(
+                n for what, n in row.items() if not what.startswith(("kept", "rows in"))
+            )
+            before[name] = row.get("rows out", 0)
+    table = (made / "report.txt").read_text()
+    (line,) = (line for line in table.splitlines() if line.startswith("convert   rows in"))
+    assert line.split()[3:] == ["16", "5", "6", "5", "32"]
+    assert "judge     refused: overall score under 7" in table and "apigen.json row 5 Fair." in table
+
+
+def test_faults_change_nothing(made, inputs, tmp_path, capsys):
+    with ChatServer(play, misbehave(seed=1), slow=0.8, retry_after="0") as server:
+        assert run(pipeline.main, arguments(server, inputs, tmp_path, "--price-in", 2.5)) == 0
+        assert sum(request.fault is not None for request in server.requests) > 10
+    assert files(tmp_path) == files(made)
+    out = capsys.readouterr().out
+    assert re.search(r"gpt-4o: \d+ requests \(0 more from the journal, \d+ retries\).* cost \d", out)
+    answered = len(lines(tmp_path / "journal.jsonl"))
+    with ChatServer(play) as server:  # all is answered: nobody is asked again
+        assert run(pipeline.main, arguments(server, inputs, tmp_path)) == 0
+        assert not server.requests and len(lines(tmp_path / "journal.jsonl")) == answered
+    assert files(tmp_path) == files(made)
+
+
+def test_killed_at_any_moment_and_started_again(made, inputs, tmp_path):
+    with ChatServer(play, misbehave(seed=2, kinds=("429", "500", "close", "truncate"))) as server:
+        argv = [sys.executable, str(ROOT / "pipeline.py"), *arguments(server, inputs, tmp_path)]
+        for answers in (4, 40):
+            process = subprocess.Popen(
+                argv, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+            )
+            journal, deadline = tmp_path / "journal.jsonl", time.monotonic() + 60
+            while not journal.exists() or journal.read_bytes().count(b"\n") < answers:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.002)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert not (tmp_path / "train.jsonl").exists()
+        assert run(pipeline.main, arguments(server, inputs, tmp_path)) == 0
+        asked = Counter(request.key for request in server.requests if request.fault is None)
+    assert files(tmp_path) == files(made)
+    assert sum(count - 1 for count in asked.values()) <= 2 * 4  # replies under way when it was killed
+
+
+def test_unanswered_rows_are_asked_again_and_only_these(made, inputs, tmp_path, capsys):
+    def stubborn(key: str, attempt: int) -> str | None:
+        return "500" if int(key, 16) % 3 == 0 and broken else None
+
+    broken = True
+    with ChatServer(play, stubborn) as server:
+        assert run(pipeline.main, arguments(server, inputs, tmp_path, "--tries", 2)) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        waiting = int(last.split()[0])
+        refused = [line for path in tmp_path.glob("*.refused.jsonl") for line in lines(path)]
+        assert waiting == sum(line["reason"] == "no answer in 2 tries" for line in refused) > 3
+        assert "the same command asks these, and only these, again" in last
+        assert set(places(tmp_path).values()) == {1}
+        done = {request.key for request in server.requests if request.fault is None}
+        broken, count = False, len(server.requests)
+        assert run(pipeline.main, arguments(server, inputs, tmp_path)) == 0
+        assert done.isdisjoint(request.key for request in server.requests[count:])
+    assert files(tmp_path) == files(made)
+
+
+def test_decisions_are_merged(server, inputs, tmp_path, capsys):
+    assert run(pipeline.main, arguments(server, inputs, tmp_path)) == 0
+    assert "2 rows wait for a person" in capsys.readouterr().out
+    first, second = lines(tmp_path / "review.jsonl")
+    path, other = first["faults"][0]["path"], first["faults"][0]["other"]
+    decisions = [
+        {"id": first["id"], "decision": "change", "calls": {path: other}},
+        {"id": second["id"], "decision": "drop"},
+    ]
+    (tmp_path / "decisions.jsonl").write_text("".join(json.dumps(decision) + "\n" for decision in decisions))
+    assert run(pipeline.main, arguments(server, inputs, tmp_path)) == 0
+    assert not lines(tmp_path / "review.jsonl")
+    (line,) = [line for line in lines(tmp_path / "4-verified.refused.jsonl")]
+    assert line["reason"] == "dropped in review" and line["source"]["index"] == 10
+    (record,) = [r for r in lines(tmp_path / "4-verified.jsonl") if r["source"]["verified"]["review"]]
+    assert record["trajectory"][2]["calls"] == other and record["trajectory"][1]["content"]
+    assert record["source"]["verified"]["review"] == "edited"
+
+
+def test_stages_one_by_one_make_the_same(made, server, inputs, tmp_path):
+    name, published = inputs[0].split("=")
+    asking = ["--base-url", server.base_url, "--journal", made / "journal.jsonl", "--output"]
+    assert command("convert", "--source", name, published, "--output", tmp_path / "1.jsonl") == 0
+    for number, stage in enumerate(("complete", "judge", "verify"), 2):
+        assert command(stage, tmp_path / f"{number - 1}.jsonl", *asking, tmp_path / f"{number}.jsonl") == 0
+        (whole,) = (path for path in made.glob(f"{number}-*.jsonl") if "refused" not in path.name)
+        of_source = [record for record in lines(whole) if record["source"]["dataset"] == name]
+        assert lines(tmp_path / f"{number}.jsonl") == of_source
+    assert len(lines(tmp_path / "4.review.jsonl")) == 2
+    assert command("unify", tmp_path / "4.jsonl", "--output", tmp_path / "made", "--held-out", 0) == 0
+    assert len(lines(tmp_path / "made/train.jsonl")) == len(lines(tmp_path / "4.jsonl"))
+
+
+def test_without_models(inputs, tmp_path, capsys):
+    """Rules alone: only what the data say themselves is kept."""
+    assert command("run", inputs[2], inputs[0], "--output", tmp_path, "--model", "", "--judge-model", "") == 0
+    assert {record["source"]["dataset"] for record in lines(tmp_path / "train.jsonl")} == {
+        "toolbench-messages"
+    }
+    reasons = {line["reason"] for line in lines(tmp_path / "2-completed.refused.jsonl")}
+    assert reasons == {"lacks a thought or summary, and no model is asked"}
+
+
+def test_dry_run_asks_nothing(inputs, tmp_path, capsys):
+    with ChatServer(play) as server:
+        argv = arguments(server, inputs, tmp_path, "--dry-run", 2, "--price-in", 1, "--judge-price-out", 1)
+        assert run(pipeline.main, argv) == 0
+        assert not server.requests
+    out = capsys.readouterr().out
+    for stage, model in (("complete", "gpt-4o"), ("judge", "deepseek-chat"), ("verify", "deepseek-chat")):
+        assert out.count(f"--- {stage}, prompt") == 2
+        assert re.search(rf"{stage} will ask {model} at http://127\S+: \d+ requests .* cost \d", out)
+    assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_in_order_from_threads_reads_few_rows_ahead():
+    read = []
+
+    def rows() -> Iterator[int]:
+        for i in range(200):
+            read.append(i)
+            yield i
+
+    def work(i: int) -> int:
+        time.sleep(0.002 * (i % 3 == 0))
+        return i
+
+    for count, i in enumerate(stages.in_order(work, rows(), 3, lambda: None)):
+        assert i == count and len(read) <= i + 8 * 3 + 1
+    assert len(read) == 200
+
+
+# ---- what a user can mend ----
+
+WRONG = {
+    "unknown source": ("run xlam={rows} --output {out}", "wanted SOURCE=FILE"),
+    "no pair": ("run {rows} --output {out}", "wanted SOURCE=FILE"),
+    "absent file": ("run apigen={out}/absent.json --output {out}", "absent.json: cannot be read"),
+    "empty folder": ("run apigen={empty} --output {out}", "holds no .json"),
+    "another source's rows": ("run glaive={rows} --output {out}", "rows have"),
+    "convert, not JSON": ("convert --source apigen {text} --output {out}/o.jsonl", "wanted a JSON array"),
+    "convert, onto itself": ("convert --source apigen {rows} --output {rows}", "is one of the inputs"),
+    "convert, nothing usable": (
+        "convert --source apigen {broken} --output {out}/o.jsonl",
+        "no row can be converted",
     ),
-    ("not a valid record", chain(call("sky_for_weather", '{"day": 1e999}'), SEEN, answer())),
-    ("not a valid record", chain(call("sky_for_weather", SURROGATE), SEEN, answer())),
-    ("not a valid record", lambda row: row["tools"].append(row["tools"][0])),
-    ("unknown role", chain({"role": "tool", "content": ""}, answer())),
-    ("call without a result", chain(SKY, answer())),
-    ("result of no call", chain(SEEN, answer())),
-    ("result of no call", chain(SKY, SEEN, SEEN, answer())),
-    ("result of no call", chain(SKY, SEEN | {"name": "moon"}, answer())),
-    ("goes on after the final answer", chain(SKY, SEEN, answer(), SKY)),
-    ("user message that is not the query", chain(SKY, SEEN, {"role": "user", "content": "So?"}, answer())),
-    ("user message that is not the query", put("instruction", "Rain in Rome?")),
-    ("search scaffolding in a text", chain(SKY, SEEN, answer(thought='I call "Finish" now.'))),
-    ("search scaffolding in a text", chain(SKY, SEEN, answer("mento-carlo-action-value is 0"))),
-    ("tool parameter of no known type", put("tools.0.input.day", "tuple, Days")),
-    ("tool parameter of no known type", put("tools.0.input.day", {"type": "integer"})),
-    ("not the source's shape", put("tools", {})),
-    ("not the source's shape", put("tools.0", "sky")),
-    ("not the source's shape", put("tools.0.input", None)),
-    ("not the source's shape", put("chains.1", "hello")),
-    ("not the source's shape", put("chains.1.content", 5)),
-    ("not the source's shape", put("chains.4.function_call", [])),
-    ("not the source's shape", put("chains.4.function_call", {"name": "sky_for_weather"})),
-    ("not the source's shape", lambda row: row.pop("instruction")),
-    ("not the source's shape", lambda row: row.clear()),
-]
-
-
-@pytest.mark.parametrize(("reason", "change"), REFUSALS, ids=[reason for reason, _ in REFUSALS])
-def test_refused_row_is_counted_and_the_rest_kept(tmp_path, capsys, reason, change):
-    bad = copy.deepcopy(ROW)
-    change(bad)
-    code, records = run(tmp_path, [bad, ROW])
-    assert code == 0 and [record["source"]["index"] for record in records] == [1]
-    table = capsys.readouterr().out
-    assert f"refused: {reason} " in table and "(first: rows.json row 0" in table
-
-
-def test_schema_faults_are_counted_not_refused(tmp_path, capsys):
-    """The API answered such calls; whether to mend or drop them is for a later stage to say."""
-    row = copy.deepcopy(ROW)
-    row["chains"][4]["function_call"]["arguments"] = '{"city": 7}'
-    assert run(tmp_path, [row])[0] == 0
-    assert "1  kept: calls that break their schema" in capsys.readouterr().out
-
-
-def test_several_files_keep_their_names(tmp_path):
-    for name in ("a.json", "b.json"):
-        (tmp_path / name).write_text(json.dumps([ROW, ROW]))
-    files = [str(tmp_path / name) for name in ("a.json", "b.json")]
-    argv = ["convert", *files, "--source", "toolbench-messages", "--output", str(tmp_path / "out.jsonl")]
-    assert cli.run(pipeline.main, argv) == 0
-    sources = [record["source"] for record in data.read_records(tmp_path / "out.jsonl")]
-    assert [f"{s['file']} {s['index']}" for s in sources] == ["a.json 0", "a.json 1", "b.json 0", "b.json 1"]
-
-
-USER_ERRORS = {
-    "not JSON": ("[{", "not JSON"),
-    "NaN": ("[NaN]", "no row can be converted"),
-    "deep nesting": ("[" * 200_000, "not JSON"),
-    "object": ('{"tools": []}', "wanted an array"),
-    "no rows": ("[]", "no row can be converted"),
-    "other source": ('[{"id": "Step 1", "conversations": []}]', "no row can be converted"),
+    "complete, no record": ("complete {text} --output {out}/o.jsonl", "rows.txt:1: not JSON"),
+    "complete, bad URL": ("complete {record} --output {out}/o.jsonl --base-url gpt", "--base-url: got 'gpt'"),
+    "judge, no model": ("judge {record} --output {out}/o.jsonl --model ''", "got no --model"),
+    "judge, score": ("judge {record} --output {out}/o.jsonl --min-step 11", "wanted int from 1 to 10"),
+    "verify, absent": ("verify {out}/absent --output {out}/o.jsonl --model ''", "absent: cannot be read"),
+    "verify, responses": ("verify {record} --output {out}/o.jsonl --responses x", "got no --tools"),
+    "review, absent": ("review {out}/review.jsonl", "review.jsonl: cannot be read"),
+    "review, records": ("review {record}", "wanted review.jsonl"),
+    "unify, no record": ("unify {text} --output {out}", "rows.txt:1: not JSON"),
+    "unify, evaluation": ("unify {record} --output {out} --evaluation {empty}", "holds no question"),
+    "no stage": ("", "STAGE"),
 }
 
 
-@pytest.mark.parametrize(("text", "words"), USER_ERRORS.values(), ids=USER_ERRORS)
-def test_unusable_input_is_one_line_and_leaves_the_output(tmp_path, capsys, text, words):
-    (tmp_path / "out.jsonl").write_text("{}\n")
-    assert run(tmp_path, text) == (2, [{}])
+@pytest.mark.parametrize(("argv", "words"), WRONG.values(), ids=WRONG)
+def test_wrong_input_is_one_line(tmp_path, capsys, argv, words):
+    paths = {name: tmp_path / name for name in ("out", "empty")}
+    paths["empty"].mkdir()
+    contents = {"rows": json.dumps(ROWS["apigen"]), "broken": json.dumps([apigen(6)]), "text": "hello"}
+    turns = [{"role": "user", "content": "?"}, {"role": "reasoner", "content": "", "next": "summarizer"}]
+    contents["record"] = json.dumps({"trajectory": [*turns, {"role": "summarizer", "content": "!"}]})
+    for name, content in contents.items():
+        paths[name] = tmp_path / ("rows.txt" if name == "text" else f"{name}.json")
+        paths[name].write_text(content)
+    before = files(tmp_path / "empty")
+    assert command(*(part.format(**paths).replace("''", "") for part in argv.split())) == 2
     error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1 and "rows.json" in error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "rows.json"]
+    assert words in error and error.count("\n") == 1, error
+    assert files(tmp_path / "empty") == before and paths["rows"].read_text() == contents["rows"]
+    assert not [*paths["out"].glob("*.jsonl")] or "journal" in str([*paths["out"].glob("*.jsonl")])
 
 
-def test_unusable_paths(tmp_path, capsys):
-    good, binary = tmp_path / "rows.json", tmp_path / "rows.gz"
-    good.write_text(json.dumps([ROW]))
-    (tmp_path / "folder").mkdir()
-    binary.write_bytes(gzip.compress(good.read_bytes()))
-    cases = [
-        (tmp_path / "absent.json", tmp_path / "out.jsonl", "cannot be read"),
-        (tmp_path, tmp_path / "out.jsonl", "cannot be read"),
-        (binary, tmp_path / "out.jsonl", "not JSON in UTF-8"),
-        (good, tmp_path / "x" / ".." / "rows.json", "is one of the inputs"),
-        (good, tmp_path / "folder", "cannot be written"),
-    ]
-    for path, output, words in cases:
-        argv = ["convert", "--source", "toolbench-messages", "--output", str(output), str(path)]
-        assert cli.run(pipeline.main, argv) == 2
-        error = capsys.readouterr().err
-        assert words in error and error.count("\n") == 1, error
-    assert json.loads(good.read_text()) == [ROW]
+def test_fault_of_all_rows_stops_at_once(inputs, tmp_path, capsys):
+    with ChatServer(play, lambda key, attempt: "401") as server:
+        assert run(pipeline.main, arguments(server, inputs, tmp_path)) == 2
+        assert len(server.requests) <= 4
+    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "2-completed.jsonl").exists()
 
 
-def spoken(row: dict) -> list[str]:
-    """The words and calls of a row's assistant and functions, in order, whoever will say them."""
-    parts = []
-    for message in row["chains"]:
-        if message["role"] in ("assistant", "function"):
-            parts += [message["content"].strip()] if (message["content"] or "").strip() else []
-            if (call := message.get("function_call")) and call["name"] != "Finish":
-                parts += [call["name"], json.dumps(json.loads(call["arguments"]))]
-            elif call:
-                parts += [json.loads(call["arguments"])["final_answer"].strip()]
-    return parts
+# ---- from published rows to a trained adapter and its figures ----
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="needs the ToolBench sample beside the repository")
-def test_real_sample_keeps_every_word_and_renders(tmp_path, capsys):
-    """20 real rows: 6 give up, 14 keep their thoughts, calls, results and answer; all render and train."""
-    rows = json.loads(REAL.read_text())
-    code, records = run(tmp_path, rows)
-    assert code == 0 and len(records) == 14
-    assert "6  refused: gave up" in capsys.readouterr().out
-    for record in records:
-        kept = []
-        for turn in record["trajectory"][1:]:
-            kept += [turn["content"].strip()] if turn.get("content") else []
-            for call in turn.get("calls", []):
-                kept += [call["name"], json.dumps(call["arguments"])]
-        assert "\n".join(kept) == "\n".join(spoken(rows[record["source"]["index"]]))
-    if not LLAMA.exists():
-        pytest.skip("needs the Llama tokenizer beside the repository to render")
-    (tmp_path / "config.json").write_bytes((LLAMA / "config.json").read_bytes())
-    (tmp_path / "tokenizer.json").write_bytes(gzip.decompress((LLAMA / "tokenizer.json.gz").read_bytes()))
-    frame = load_frame(tmp_path)
-    for record in data.read_records(tmp_path / "out.jsonl"):
-        example = data.render(record, frame)
-        assert len(example.input_ids) == len(example.labels) == len(example.role_ids)
-        trained = frame.decode([token for token in example.labels if token != -100])
-        for turn in record["trajectory"]:
-            if turn["role"] == "executor":
-                assert write_calls(turn["calls"], "toolbench") in trained
-            elif turn["role"] == "observation" and len(turn["content"]) > 99:
-                assert turn["content"] not in trained
-            elif turn["role"] == "summarizer":
-                assert turn["content"] in trained
+def test_chain(made, tmp_path, capsys):
+    config = {"model_type": "llama", "vocab_size": 261, "hidden_size": 16, "intermediate_size": 16}
+    config |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config |= {"rms_norm_eps": 1e-5, "max_position_embeddings": 3000, "tie_word_embeddings": False}
+    base = write_model(tmp_path / "base", config, byte_tokenizer())
+    model = Transformer.from_config(ModelConfig.from_dict(config), seed=0)
+    model.lm_head.weight.data[LLAMA_SPECIALS["<|eot_id|>"]] *= 60  # often ends its turns
+    save_file({name: p.detach().clone() for name, p in model.named_parameters()}, base / "model.safetensors")
+    argv = f"--data {made}/train.jsonl --model {base} --output {tmp_path}/adapter --steps 2 --rank 2"
+    assert run(train.main, [*argv.split(), "--device", "cpu", "--cache", ""]) == 0
+    argv = f"roles --data {made}/heldout.jsonl --model {base} --adapter {tmp_path}/adapter --limit 2"
+    argv += f" --output {tmp_path}/roles.jsonl --device cpu"
+    assert run(evaluate.main, argv.split()) == 0
+    assert "next role" in capsys.readouterr().out

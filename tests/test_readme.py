@@ -46,7 +46,7 @@ def test_files_in_the_table_exist():
         assert (ROOT / name).exists(), name
 
 
-@pytest.mark.parametrize("script", ["train", "agent", "pipeline convert"])
+@pytest.mark.parametrize("script", ["train", "agent", "pipeline convert", "pipeline run"])
 def test_flags_in_the_readme_are_flags(script):
     file, *stage = script.split()
     shown = subprocess.run(

@@ -1,0 +1,499 @@
+"""A client of OpenAI-compatible chat endpoints, POST {base_url}/chat/completions, for many threads at once.
+
+  with Journal(Path("answers.jsonl")) as journal, Endpoint(url, "gpt-4o", journal, read_key()) as endpoint:
+      endpoint.ask([{"role": "user", "content": "Rain in Bali?"}])  # "Yes."
+
+Every answer is appended to the journal as it arrives: what was answered is never asked again, by a later run
+either. One line each, `key` being the SHA-256 of the request as it is sent:
+
+  {"key": "9f86...", "model": "gpt-4o", "content": "Yes.", "finish_reason": "stop", "prompt_tokens": 9,
+   "completion_tokens": 2}      a refusal has content null, its reason under "refused", and "detail"
+
+  the server's reply                                  what `ask` makes of it
+  a text, also one cut off at max_tokens              returned, journaled
+  400, 413, 422; filtered, refused, without a text    Unanswered, journaled
+  408, 409, 425, 429, 5xx; none, late, cut, broken    tried again; in the end Unanswered, not journaled
+  any other status; no connection on any try          UserError, also for all who ask later
+
+The key goes into the Authorization header and nowhere else: where a server repeats it, we put "[key]".
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import random
+import socket
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import urlsplit
+from weakref import WeakSet
+
+from tqdm import tqdm
+
+from cli import UserError
+
+Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
+Ask = Callable[[list[Message]], str]
+Prices = tuple[float, float] | None  # of a million tokens, of prompts and of completions
+
+REFUSED = (400, 413, 422)  # this request, now and ever
+TRANSIENT = (408, 409, 425, 429)  # and 5xx
+MEND = {401: "set the right key in the environment", 402: "add credit", 403: "set a key with access"}
+MEND[404] = "check --base-url (most end in /v1) and the model's name"
+LONGEST_BACK_OFF, LONGEST_RETRY_AFTER = 60.0, 600.0  # seconds
+DETAIL = 300  # characters of what a server says of a fault
+SECRET = 8  # characters from which a key is hidden; "EMPTY", for a local server, may stand in answers
+
+
+class Unanswered(Exception):
+    """No answer to this request. `reason` is short and countable, `detail` is what the server said."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+class Closed(Exception):
+    """The endpoint was closed while this request waited: it is neither answered nor refused."""
+
+
+class Transient(Exception):
+    """A try has failed. after: seconds the server wants us to wait. busy: 429. unreachable: no connection."""
+
+    def __init__(self, text: str, after: float = 0.0, busy: bool = False, unreachable: bool = False):
+        super().__init__(text)
+        self.after, self.busy, self.unreachable = after, busy, unreachable
+
+
+# ---- the journal ----
+
+
+class Journal(contextlib.AbstractContextManager):
+    """The answers so far, in a JSON Lines file that one process at a time may have open.
+
+    Contents stay on disk; in memory are keys and places, some 200 bytes each. What a killed process left
+    of its last line is cut off. Raises UserError for a file that is in use, damaged or not to be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._lock = path, threading.Lock()
+        self._lines: dict[bytes, int] = {}  # key -> number of its line, from 0
+        self._ends = array("Q", [0])  # bytes before line i
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "a+b", buffering=0)
+            with contextlib.ExitStack() as at_fault:
+                at_fault.callback(self._file.close)
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._load()
+                at_fault.pop_all()
+        except BlockingIOError:
+            raise UserError(f"{path}: in use by another run; wait for it or name another journal") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be used ({error.strerror}); choose another place") from None
+
+    def __exit__(self, *_) -> None:
+        self._file.close()  # and with it the lock
+
+    def __contains__(self, key: str) -> bool:
+        return bytes.fromhex(key) in self._lines
+
+    def __getitem__(self, key: str) -> dict:
+        line = self._lines[bytes.fromhex(key)]
+        start, end = self._ends[line], self._ends[line + 1]
+        return json.loads(os.pread(self._file.fileno(), end - start, start))
+
+    def add(self, entry: dict) -> None:
+        """Append an entry; when this returns, it is on the disk. Raises UserError where that fails."""
+        line, file = (json.dumps(entry) + "\n").encode(), self._file.fileno()
+        try:
+            with self._lock:
+                assert entry["key"] not in self, "an answered request was asked again"
+                if os.write(file, line) < len(line):
+                    os.ftruncate(file, self._ends[-1])
+                    raise OSError(0, "no space left")
+                self._index(entry["key"], len(line))
+            os.fsync(file)  # outside the lock: the system makes one of several
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); free space") from None
+
+    def _index(self, key: str, length: int) -> None:
+        self._lines.setdefault(bytes.fromhex(key), len(self._ends) - 1)
+        self._ends.append(self._ends[-1] + length)
+
+    def _load(self) -> None:
+        with open(self.path, "rb") as file:
+            lines = tqdm(file, desc=self.path.name, unit=" answers", disable=None, delay=1)
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n") and line.startswith(b'{"key": "'[: len(line)]):
+                    break  # the last one, torn
+                self._index(self._key_of(line, number), len(line))
+        self._file.truncate(self._ends[-1])
+
+    def _key_of(self, line: bytes, number: int) -> str:
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+            entry = json.loads(line)
+            text = entry["refused" if entry["content"] is None else "content"]
+            if len(bytes.fromhex(entry["key"])) == 32 and isinstance(text, str) and line.endswith(b"\n"):
+                return entry["key"]
+        how = "delete the line, and it is asked again, or name another journal"
+        raise UserError(f"{self.path}:{number}: damaged, or no line of a journal; {how}")
+
+
+def request_bytes(body: dict) -> tuple[str, bytes]:
+    """A request's key, and the request as it is sent: JSON in one canonical form, without what is None."""
+    body = {name: value for name, value in body.items() if value is not None}
+    data = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(data).hexdigest(), data
+
+
+# ---- usage, before a run and in it ----
+
+
+@dataclass
+class Usage:
+    """What asking costs. Tokens as the server counts them; where it does not, or before a run, estimated."""
+
+    requests: int = 0  # answered by the server, refusals included
+    cached: int = 0  # answered by the journal, or by an identical request under way
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: int = 0  # requests whose tokens are estimated
+    prices: Prices = None
+
+    @property
+    def cost(self) -> float | None:
+        """In the currency of the prices."""
+        if self.prices is None:
+            return None
+        return (self.prompt_tokens * self.prices[0] + self.completion_tokens * self.prices[1]) / 1e6
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.requests:,} requests ({self.cached:,} more from the journal, {self.retries:,} retries), "
+        )
+        text += f"{self.prompt_tokens:,} prompt and {self.completion_tokens:,} completion tokens"
+        text += f" (estimated for {self.estimated:,}: 4 characters a token)" if self.estimated else ""
+        return text if self.cost is None else f"{text}, cost {self.cost:,.2f}"
+
+
+def tokens_in(*texts: str) -> int:
+    """A guess: four characters a token, as in English."""
+    return -(-sum(map(len, texts)) // 4)
+
+
+def estimate(prompts: Iterable[list[Message]], answer_tokens: int, prices: Prices = None) -> Usage:
+    """What it would cost to ask these, each answered by `answer_tokens` tokens."""
+    usage = Usage(prices=prices)
+    for messages in prompts:
+        usage.requests += 1
+        usage.prompt_tokens += tokens_in(*(message["content"] for message in messages))
+        usage.completion_tokens += answer_tokens
+    usage.estimated = usage.requests
+    return usage
+
+
+class Previewed(Exception):
+    """A preview has taken down a prompt instead of answering it."""
+
+
+class Preview:
+    """Stands in for an endpoint that must not be asked: `ask` keeps the prompt and raises Previewed.
+
+    cached: an endpoint's method of that name; prompts that the journal answers are answered.
+    """
+
+    def __init__(self, cached: Callable[[list[Message]], str | None] = lambda messages: None):
+        self.prompts: list[list[Message]] = []
+        self._cached = cached
+
+    def ask(self, messages: list[Message]) -> str:
+        answer = self._cached(messages)
+        if answer is None:
+            self.prompts.append(messages)
+            raise Previewed
+        return answer
+
+
+# ---- the endpoint ----
+
+
+def read_key(variable: str = "OPENAI_API_KEY") -> str | None:
+    """The key in the environment; None where there is none, for servers that want none."""
+    return os.environ.get(variable, "").strip() or None
+
+
+def http_library() -> ModuleType:
+    """The HTTP client that huggingface_hub brings: httpx2 with its version 2, httpx with version 1."""
+    for name in ("httpx2", "httpx"):
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(name)
+    raise UserError("asking an endpoint wants the package httpx2 or httpx; pip install httpx2")
+
+
+def check_url(url: str) -> str:
+    """The URL without a slash at its end. Raises UserError for what is no base URL."""
+    secret = set(url) & set("@?#")
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        plain = url.isascii() and url.isprintable() and " " not in url and not secret
+        if plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url.rstrip("/")
+    got = "one with a user, a query or a fragment" if secret else f"{url!r:.100}"
+    raise UserError(f"--base-url: got {got}, wanted http://HOST/v1 or https://HOST/v1; keys: environment")
+
+
+class Endpoint(contextlib.AbstractContextManager):
+    """One model at one server. `ask` may be called from any number of threads; `usage` counts.
+
+    workers: open connections. rate: requests a minute, evenly spaced. tries: of one request, in all.
+    backoff: seconds before the second try, doubled before each further one. connect, read (between two pieces
+    of a reply) and total (of one try): seconds. Raises UserError for a bad URL or key, or no HTTP client.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        journal: Journal,
+        key: str | None = None,
+        *,
+        temperature: float | None = 0.0,
+        max_tokens: int | None = 1024,
+        workers: int = 16,
+        rate: float | None = None,
+        tries: int = 8,
+        backoff: float = 1.0,
+        connect: float = 10.0,
+        read: float = 120.0,
+        total: float = 300.0,
+        prices: Prices = None,
+    ):
+        if key and not (key.isascii() and key.isprintable()) or set(key or "") & set(' "\\'):
+            raise UserError("the key in the environment holds what no key does, say a space; set it anew")
+        self._key = key if key and len(key) >= SECRET else None
+        self._url = f"{check_url(base_url)}/chat/completions"
+        self.base_url, self.model, self.journal = self._clean(base_url), model, journal
+        self._settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
+        self._tries, self._backoff, self._total = tries, backoff, total
+        self._spacing = 60 / rate if rate else 0.0  # seconds between two requests
+        self.usage = Usage(prices=prices)
+        self._lock = threading.Lock()  # of `usage` and of what follows
+        self._asking: dict[str, Future] = {}  # requests under way
+        self._free, self._replies = 0.0, 0  # when the next request may start, by the monotonic clock
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._fault: str | None = None  # one that concerns all requests
+        self._closing = threading.Event()
+        http = self._http = http_library()
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        timeout = http.Timeout(connect=connect, read=read, write=read, pool=None)
+        limits = http.Limits(max_connections=workers, max_keepalive_connections=workers)
+        self._client = http.Client(headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all waiting, for the clock and for replies, in Closed. For Ctrl-C, from another thread."""
+        self._closing.set()
+        with self._lock:
+            for sock in self._sockets:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)  # closing alone would not wake who reads from it
+        self._client.close()
+
+    def cached(self, messages: list[Message]) -> str | None:
+        """The journal's answer, None where it has none. Raises Unanswered for a refusal in it."""
+        key, _ = request_bytes(self._settings | {"messages": messages})
+        return answer_of(self.journal[key]) if key in self.journal else None
+
+    def ask(self, messages: list[Message]) -> str:
+        """The answer, from the journal or the server. Raises Unanswered, Closed, UserError."""
+        key, data = request_bytes(self._settings | {"messages": messages})
+        with self._lock:  # an answer leaves `_asking` after it came to the journal: one of them has it
+            known, other = key in self.journal, self._asking.get(key)
+            if known or other:
+                self.usage.cached += 1
+            else:
+                future = self._asking[key] = Future()
+        if known or other:
+            return answer_of(self.journal[key] if known else other.result())
+        try:
+            tokens = tokens_in(*(message["content"] for message in messages))
+            entry = {"key": key, "model": self.model} | self._answer(data, tokens)
+            self.journal.add(entry)
+            future.set_result(entry)
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._asking[key]
+        return answer_of(entry)
+
+    def _answer(self, data: bytes, tokens: int) -> dict:
+        """Try until there is an answer or a refusal. tokens: of the prompt, estimated."""
+        replies, unreachable = self._replies, True
+        for number in range(self._tries):
+            self._wait_turn()
+            try:
+                return self._read(*self._post(data), tokens)
+            except Transient as error:
+                fault = error
+            unreachable &= fault.unreachable
+            if number + 1 < self._tries:
+                self._back_off(number, fault)
+        if unreachable and self._replies == replies:  # nobody else got through meanwhile
+            raise self._end(f"cannot be reached ({fault}); start the server or mend --base-url")
+        raise Unanswered(f"no answer in {self._tries} tries", str(fault))
+
+    def _back_off(self, number: int, fault: Transient) -> None:
+        wait = min(self._backoff * 2**number, LONGEST_BACK_OFF) * random.uniform(0.5, 1)
+        with self._lock:
+            self.usage.retries += 1
+            if fault.busy:  # then for all threads
+                self._free = max(self._free, time.monotonic() + (fault.after or wait))
+        self._sleep(fault.after + wait)
+
+    def _wait_turn(self) -> None:
+        """Wait until the rate limit and the server's last "too many requests" allow one more."""
+        while True:
+            with self._lock:
+                now = time.monotonic()
+                if now >= self._free:
+                    self._free = now + self._spacing
+                    return
+                wait = self._free - now
+            self._sleep(wait)
+
+    def _sleep(self, seconds: float) -> None:
+        if self._closing.wait(seconds):
+            raise self._closed()
+
+    def _closed(self) -> Exception:
+        return UserError(self._fault) if self._fault else Closed("closed while a request waited")
+
+    def _end(self, fault: str) -> UserError:
+        """The fault as an error, and the end of all asking. What is under way may finish: it is paid for."""
+        self._fault = self._fault or f"{self.base_url}: {fault}, then run again: what is answered is kept"
+        self._closing.set()
+        return UserError(self._fault)
+
+    def _post(self, data: bytes) -> tuple[int, str | None, bytes]:
+        """The reply's status, Retry-After and body. Raises Transient; once closed, Closed or UserError."""
+        http, end, parts = self._http, time.monotonic() + self._total, []
+        try:
+            call = self._client.stream("POST", self._url, content=data, extensions={"trace": self._trace})
+            with call as response:
+                for part in response.iter_bytes():
+                    parts.append(part)
+                    if time.monotonic() > end:
+                        raise Transient(f"no whole reply in {self._total:g} s")
+                return response.status_code, response.headers.get("retry-after"), b"".join(parts)
+        except Exception as error:
+            if self._closing.is_set():  # a socket that is shut ends in many ways
+                raise self._closed() from None
+            if not isinstance(error, http.RequestError):  # Transient, or a fault of ours
+                raise
+            unreachable = isinstance(error, (http.ConnectError, http.ConnectTimeout, http.ProxyError))
+            text = self._clean(f"{type(error).__name__}: {error}".rstrip(": "))[:DETAIL]
+            raise Transient(text, unreachable=unreachable) from None
+
+    def _trace(self, event: str, info: dict) -> None:
+        """Told by the client what it does: keep the sockets for `close`, let nothing start after it."""
+        if event.endswith(("connect_tcp.started", "send_request_headers.started")) and self._closing.is_set():
+            raise self._closed()
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            with self._lock:
+                self._sockets.add(info["return_value"].get_extra_info("socket"))
+
+    def _read(self, status: int, retry_after: str | None, body: bytes, tokens: int) -> dict:
+        """What a reply says, counted and in the journal's form. Raises Transient, UserError."""
+        with self._lock:
+            self._replies += 1
+        try:
+            reply = json.loads(body)
+        except (ValueError, RecursionError):
+            reply = body.decode(errors="replace")
+        estimated = False
+        if 200 <= status < 300:
+            entry, estimated = self._read_choice(reply, tokens)
+        elif status in REFUSED:
+            entry = refusal(f"the server refused the request ({status})", self._said(reply))
+        else:
+            text, used_up = f"{status} {self._said(reply)}", b"insufficient_quota" in body
+            if (status in TRANSIENT or status >= 500) and not used_up:
+                raise Transient(text, seconds_after(retry_after, time.time()), busy=status == 429)
+            how = MEND[402] if used_up else MEND.get(status, "mend --base-url (redirects are not followed)")
+            raise self._end(f"the server answered {text} for model {self.model!r}; {how}")
+        with self._lock:
+            self.usage.requests += 1
+            self.usage.prompt_tokens += entry["prompt_tokens"]
+            self.usage.completion_tokens += entry["completion_tokens"]
+            self.usage.estimated += estimated
+        return entry
+
+    def _read_choice(self, reply: object, tokens: int) -> tuple[dict, bool]:
+        """The entry of a well-formed reply, and whether its tokens are estimated. Raises Transient."""
+        try:
+            choice = reply["choices"][0]
+            message, finish = choice["message"], choice.get("finish_reason")
+            content, refused = message.get("content"), message.get("refusal")
+        except (LookupError, TypeError, AttributeError):
+            raise Transient(f"a reply without an answer: {self._said(reply)}") from None
+        if not isinstance(content, (str, type(None))):
+            raise Transient("a reply whose answer is no text")
+        entry = {"content": content and self._clean(content), "finish_reason": finish and self._said(finish)}
+        if refused:
+            entry |= refusal("the model refused", self._said(refused))
+        elif finish == "content_filter":
+            entry |= refusal("the server filtered the answer", "")
+        elif content is None:
+            entry |= refusal("an answer without a text", f"finish_reason {entry['finish_reason']}")
+        usage = reply.get("usage") if isinstance(reply.get("usage"), dict) else {}
+        counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+        estimated = any(type(count) is not int or count < 0 for count in counts)
+        counts = [tokens, tokens_in(content or "")] if estimated else counts
+        return entry | {"prompt_tokens": counts[0], "completion_tokens": counts[1]}, estimated
+
+    def _said(self, reply: object) -> str:
+        """What a reply says of its fault, in one line; servers differ in where they say it."""
+        for name in ("error", "message", "detail"):
+            if isinstance(reply, dict) and reply.get(name):
+                reply = reply[name]
+        text = reply if isinstance(reply, str) else json.dumps(reply)
+        return " ".join(self._clean(text).split())[:DETAIL]
+
+    def _clean(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def answer_of(entry: dict) -> str:
+    """An entry's content. Raises Unanswered where it is a refusal."""
+    if "refused" in entry:
+        raise Unanswered(entry["refused"], entry.get("detail", ""))
+    return entry["content"]
+
+
+def refusal(reason: str, detail: str) -> dict:
+    nothing = {"content": None, "finish_reason": None, "prompt_tokens": 0, "completion_tokens": 0}
+    return nothing | {"refused": reason, "detail": detail}
+
+
+def seconds_after(header: str | None, now: float) -> float:
+    """What a Retry-After asks for, in seconds or as a date; 0 for nonsense. now: seconds since 1970."""
+    for read in (float, lambda text: parsedate_to_datetime(text).timestamp() - now):
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            return min(max(0.0, read(header)), LONGEST_RETRY_AFTER)
+    return 0.0

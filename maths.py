@@ -1,0 +1,206 @@
+"""Code-interleaved solutions -> records: MathCoder's and MathGenie's training form, their runs, ToRA.
+
+All are texts, code blocks and executions in turn:
+
+    text before code -> reasoner      code -> executor      execution -> observation
+    text after the last execution -> summarizer, behind a reasoner turn without words
+
+A text that is not there is a reasoner turn with empty content, listed as missing. Blocks stay apart, as the
+agent keeps one interpreter per problem. Refused: runs without a final text, code that is none, solutions that
+their authors judged wrong.
+
+MathCoder's code ran in a notebook, where the value of the last expression is shown. Executors are asked for
+code that prints the result, so that expression becomes the argument of a print. Of a traceback (IPython's, in
+terminal colours) its last line stays, which is what the sandbox shows.
+"""
+
+import ast
+import re
+from collections import Counter
+from typing import Any
+
+from rows import Refused, field, reason, record_of, said, summarize
+
+EMPTY = "<empty_execution>"  # an execution that showed nothing; the sandbox's word too
+
+# ---- blocks -> turns ----
+
+
+def solution(query: str, blocks: list[tuple[str, str]], dropped: Counter) -> dict:
+    """The record of a problem and its ("text" | "code" | "execution", content) blocks. Raises Refused."""
+    turns: list[dict] = [{"role": "user", "content": said(query)}]
+    missing: list[str] = []
+    texts: list[str] = []
+    last = "text"
+    for kind, content in blocks:
+        if (kind == "execution") != (last == "code"):
+            raise Refused("code and executions do not alternate", f"{kind} after {last}")
+        if kind == "text":
+            texts += [said(content)] if content.strip() else []
+        elif kind == "code":
+            reason(turns, missing, "\n\n".join(texts), "executor")
+            turns.append({"role": "executor", "content": content})
+            texts = []
+        elif kind == "execution":
+            turns.append({"role": "observation", "content": content})
+        else:
+            raise Refused("unknown block", kind)
+        last = kind
+    if not texts:
+        raise Refused("no final text", f"ends in {last}")
+    reason(turns, missing, "", "summarizer")
+    summarize(turns, missing, "\n\n".join(texts))
+    return record_of("math", [], turns, missing, dropped)
+
+
+# ---- MathCoder, MathGenie ----
+# Training form: {"messages": [{"role": "system" | "user" | "assistant", "content": [block, ...]}]}, block
+# {"type": "text" | "code" | "execution", "content"}. Run: {"messages": system and user, "debug_result":
+# [{"role": "system" | "user" | "text" | "code" | "execution", "content"}], "completion": bare answer}, maybe
+# inside {"authors_verdict": "correct" | "wrong" | null, "record": run}. Behind its last text a run has one
+# more with the bare answer, the completion.
+
+
+def mathcoder(row: dict) -> dict:
+    """A row of the training form, or a run with or without its verdict -> a record."""
+    if isinstance(row.get("record"), dict):
+        if row.get("authors_verdict") == "wrong":
+            raise Refused("wrong by the authors' verdict")
+        row = row["record"]
+    if "debug_result" in row:
+        parts = [(field(b, "role", str), field(b, "content", str)) for b in field(row, "debug_result", list)]
+    else:
+        parts = [part for message in field(row, "messages", list) for part in message_blocks(message)]
+    dropped = Counter()
+    dropped["system prompt"] = sum(kind == "system" for kind, _ in parts)
+    parts = [part for part in parts if part[0] != "system"]
+    if [i for i, (kind, _) in enumerate(parts) if kind == "user"] != [0]:
+        raise Refused("not one query before the solution")
+    (_, query), *blocks = parts
+    if not blocks:
+        raise Refused("no solution")
+    if (
+        len(blocks) > 1
+        and blocks[-2][0] == blocks[-1][0] == "text"
+        and blocks[-1][1] == row.get("completion")
+    ):
+        blocks.pop()
+        dropped["bare answer behind the final text"] += 1
+    out = solution(query, [*scripts(blocks)], dropped)
+    out["source"] |= {"id": row["id"]} if isinstance(row.get("id"), str | int) else {}
+    return out
+
+
+def message_blocks(message: Any) -> list[tuple[str, str]]:
+    """A message's blocks; those of system and user named by their role."""
+    role, content = field(message, "role", str), field(message, "content", list)
+    kinds = [field(block, "type", str) for block in content]
+    if role != "assistant" and kinds != ["text"]:
+        raise Refused("prompt that is not one text", role)
+    texts = [field(block, "content", str) for block in content]
+    return [(kind if role == "assistant" else role, text) for kind, text in zip(kinds, texts, strict=True)]
+
+
+def scripts(blocks: list[tuple[str, str]]):
+    """The blocks with code that prints and executions that show what a sandbox shows."""
+    for i, (kind, content) in enumerate(blocks):
+        if kind == "code":
+            shown = blocks[i + 1][1] if i + 1 < len(blocks) else ""
+            content = printing(content.replace("\r\n", "\n").replace("\r", "\n").strip("\n"), shown)
+        elif kind == "execution":
+            content = plain_traceback(content)
+        yield kind, content
+
+
+# What str and repr spell differently; unless it is in a list, where both are repr.
+UNLIKE_STR = re.compile(r"b?['\"]|(?:Fraction|Decimal|array|datetime\.\w+)\(")
+
+
+def printing(code: str, shown: str) -> str:
+    """The code with its last expression printed, where the notebook showed its value.
+
+    Left alone: a last expression that prints itself, and a call behind other prints, of which nobody can say
+    whether it had a value to show; the sandbox shows the value of a last expression as notebooks do.
+    Raises Refused for code that is none.
+    """
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        if "Error" in shown:
+            return code  # its fault was shown, and is to be learnt from
+        raise Refused("code that is not Python", code) from None
+    if not tree.body:
+        raise Refused("code of comments alone", code)
+    last = tree.body[-1]
+    if not isinstance(last, ast.Expr) or shown.strip() in ("", EMPTY):
+        return code
+    if isinstance(last.value, ast.Call) and (is_print(last.value) or any(map(is_print, ast.walk(tree)))):
+        return code
+    lines = code.split("\n")
+    start = offset(lines, last.lineno, last.col_offset)
+    end = offset(lines, last.end_lineno, last.end_col_offset)
+    expression = code[start:end]
+    call = ast.parse(f"print({expression})", mode="eval").body
+    one = len(call.args) == 1 and not call.keywords and ast.dump(call.args[0]) == ast.dump(last.value)
+    argument = expression if one else f"({expression})"  # a, b is one value; so is x for x in y
+    argument = f"repr({argument})" if UNLIKE_STR.match(shown) else argument
+    return f"{code[:start]}print({argument}){code[end:]}"
+
+
+def is_print(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("print", "display")
+    )
+
+
+def offset(lines: list[str], line: int, column: int) -> int:
+    """The place in the text of ast's line, from 1, and column, in bytes."""
+    before = lines[line - 1].encode()[:column].decode()
+    return sum(len(text) + 1 for text in lines[: line - 1]) + len(before)
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+HEADER = re.compile(r"([\w.]+)\s+Traceback \(most recent call last\)")
+SYNTAX = re.compile(r"\s*(?:Cell In|File )[^\n]*, line \d+\n")
+
+
+def plain_traceback(text: str) -> str:
+    """An execution without colours and, of a traceback, with its last line alone behind what was printed."""
+    text = COLOUR.sub("", text.replace("\r\n", "\n"))
+    headers = list(HEADER.finditer(text))
+    if not headers and not SYNTAX.match(text):
+        return text
+    printed = text[: headers[0].start()].rstrip("- \n") if headers else ""
+    name = re.escape(headers[-1][1]) if headers else r"[A-Za-z_]\w*"
+    lines = text.rstrip().split("\n")
+    starts = [i for i, line in enumerate(lines) if re.match(rf"\s*(?:\w+\.)*{name}(?::|$)", line)]
+    fault = " ".join(" ".join(lines[starts[-1] if starts else -1 :]).split())
+    return f"{printed}\n{fault}".lstrip("\n")
+
+
+# ---- ToRA ----
+# {"id", "messages": [{"role": "user", "content": problem}, {"role": "assistant", "content": text}]}: the text
+# has ```python and ```output fences in turn. Its code prints by itself.
+
+FENCE = re.compile(r"```(python|output)\n(.*?)\n?```(?:\n|\Z)", re.DOTALL)
+
+
+def tora(row: dict) -> dict:
+    """A row of ToRA's corpus -> a record."""
+    spoken = [(field(m, "role", str), field(m, "content", str)) for m in field(row, "messages", list)]
+    if [role for role, _ in spoken] != ["user", "assistant"]:
+        raise Refused("not one query and one solution", ", ".join(role for role, _ in spoken))
+    parts = FENCE.split(spoken[1][1])
+    blocks = [("text", parts[0])]
+    for kind, content, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        if kind == "python" and not content.strip():
+            raise Refused("code of comments alone")
+        blocks += [("code" if kind == "python" else "execution", content), ("text", text)]
+    blocks = [(kind, content) for kind, content in blocks if kind != "text" or content.strip()]
+    if any("```" in content for kind, content in blocks if kind == "text"):
+        raise Refused("fence without an end")
+    out = solution(spoken[0][1], blocks, Counter())
+    out["source"] |= {"id": row["id"]} if isinstance(row.get("id"), str | int) else {}
+    return out

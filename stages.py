@@ -1,0 +1,197 @@
+"""Rows through a stage of the pipeline: each ends in an output or, with its reason, in OUT.refused.jsonl.
+
+    tally = process("judge", read_items(path), step, output, total, workers=16)
+    print(table([tally]))
+
+A step takes a row and says what becomes of it; pipeline.py has them. Steps may run in threads, their results
+are written in the order of the rows, and files appear when they are whole.
+"""
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import cli
+import data
+from agent import printable
+from complete import source_of
+from endpoint import Endpoint, Unanswered
+from rows import Refused
+from unify import HELD_OUT, TRAIN
+
+Item = tuple[dict, Any]  # which row it is (dataset, file, index), and the row
+Results = list[tuple[str, dict]]  # what a row becomes: names of files, and lines for them
+WAITING = "waiting for review"
+
+# ---- rows ----
+
+
+@dataclass
+class Tally:
+    """What a stage did with its rows: counts by (dataset, what), and the first row of each reason."""
+
+    stage: str
+    counts: Counter = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    again: int = 0  # rows without an answer that may get one
+
+    def total(self, what: str) -> int:
+        return sum(number for (_, name), number in self.counts.items() if name == what)
+
+    def add(self, item: Item, results: Results) -> None:
+        whats = ["rows in"]
+        for name, line in results:
+            whats.append({"out": "rows out", "review": WAITING}.get(name) or f"refused: {line['reason']}")
+            if name == "out" and self.stage in ("convert", "complete"):
+                whats += remarks(line)
+        self.counts.update((item[0]["dataset"], what) for what in whats)
+
+    def refuse(self, item: Item, reason: str, detail: str) -> Results:
+        """The line for a row that is set aside."""
+        where, row = item
+        self.first.setdefault(f"refused: {reason}", f"{where['file']} row {where['index']} {detail}")
+        line = {"stage": self.stage, "reason": reason, "detail": detail[:500], "source": where}
+        return [("refused", line if self.stage == "convert" else line | {"record": row})]
+
+
+def remarks(record: dict) -> Iterator[str]:
+    """Who wrote the texts of a record that is kept: the data, a model, nobody yet."""
+    source = source_of(record)
+    missing, completed = source.get("missing", ()), source.get("completed", ())
+    for i, turn in enumerate(record["trajectory"]):
+        if turn["role"] in ("reasoner", "summarizer"):
+            path = f"trajectory.{i}.content"
+            state = "completed" if path in completed else "missing" if path in missing else "of the data"
+            yield f"kept: {'thoughts' if turn['role'] == 'reasoner' else 'summaries'} {state}"
+
+
+def process(
+    stage: str,
+    items: Iterable[Item],
+    step: Callable[[Any], Results],
+    output: Path,
+    total: int | None = None,
+    workers: int = 0,
+    stop: Callable[[], None] = lambda: None,
+    check: Callable[[Tally], None] = lambda tally: None,
+    **others: Path,
+) -> Tally:
+    """Map `step` over the rows, in their order; write what it gives to `output`, what is refused beside it.
+
+    others: further files, by the names that `step` gives. workers: threads, 0: none. stop: ends the waiting
+    of threads, for Ctrl-C. check: may raise, before any file is put in place. Raises UserError for a fault
+    of the rows' file or of an endpoint.
+    """
+    tally, targets = Tally(stage), {"out": output, "refused": beside(output, "refused")} | others
+
+    def write(temporaries: list[Path]) -> None:
+        with ExitStack() as stack:
+            opening = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace"}  # of half characters
+            opened = (stack.enter_context(open(path, **opening)) for path in temporaries)
+            files = dict(zip(targets, opened, strict=True))
+            attempts = in_order(partial(attempt, step), items, workers, stop)
+            for item, results, error in tqdm(attempts, desc=stage, total=total, unit=" rows", disable=None):
+                if error:
+                    results = tally.refuse(item, error.reason, error.detail)
+                    tally.again += error.reason.startswith("no answer in")
+                tally.add(item, results)
+                for name, line in results:
+                    files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
+        check(tally)
+
+    write_all([*targets.values()], write)
+    return tally
+
+
+def write_all(paths: list[Path], write: Callable[[list[Path]], None], ready: tuple[Path, ...] = ()) -> None:
+    """cli.write_whole for several files: none is put in place before all are written."""
+    if not paths:
+        return write([*ready])
+    cli.write_whole(paths[0], lambda temporary: write_all(paths[1:], write, (*ready, temporary)))
+
+
+def attempt(step: Callable[[Any], Results], item: Item) -> tuple[Item, Results, Exception | None]:
+    try:
+        return item, step(item[1]), None
+    except (Refused, Unanswered) as error:
+        return item, [], error
+
+
+def in_order(function: Callable, rows: Iterable, workers: int, stop: Callable[[], None]) -> Iterator:
+    """function(row) for each row, in order, from so many threads; few rows are read ahead."""
+    if not workers:
+        yield from map(function, rows)
+        return
+    begun: deque = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for row in rows:
+                begun.append(pool.submit(function, row))
+                if len(begun) == 8 * workers:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        except KeyboardInterrupt:
+            stop()  # else leaving the pool would wait for all replies under way
+            raise
+        finally:
+            for future in begun:
+                future.cancel()
+
+
+def beside(output: Path, kind: str) -> Path:
+    return output.with_name(f"{output.stem}.{kind}.jsonl")
+
+
+def read_items(path: Path, every: int = 1) -> Iterator[Item]:
+    """The records of a file, or every n-th. Raises UserError: file, line, field."""
+    for number, line in islice(data.numbered_lines(path), 0, None, every):
+        record = data.read_line(line, f"{path}:{number}")
+        where = {"dataset": path.name, "file": path.name, "index": number - 1}
+        record["source"] = where | source_of(record)
+        yield {key: record["source"][key] for key in where}, record
+
+
+# ---- the report ----
+
+FIRST = ("rows in", "rows out", WAITING, TRAIN, HELD_OUT)
+
+
+def table(tallies: list[Tally]) -> str:
+    """What each stage did with the rows of each source, and why; the first row of each reason."""
+    datasets = sorted({dataset for tally in tallies for dataset, _ in tally.counts})
+    rows, firsts = [["", *datasets, "all"]], []
+    for tally in tallies:
+        whats = {what for _, what in tally.counts} - {*FIRST}
+        others = sorted(whats, key=lambda what: (what.startswith("kept"), -tally.total(what), what))
+        for what in [*(what for what in FIRST if tally.total(what) or what == "rows in"), *others]:
+            numbers = [tally.counts[dataset, what] for dataset in datasets]
+            rows.append([f"{tally.stage:<9} {what}", *map("{:,}".format, (*numbers, sum(numbers)))])
+            if what in tally.first:
+                first = f"{tally.stage:<9} {what}: " + " ".join(tally.first[what].split())
+                firsts.append(printable(first)[:200])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    )
+    heading = ["", "the first row of each reason:"] if firsts else []
+    return "\n".join([*lines, *heading, *firsts]) + "\n"
+
+
+def finish(tallies: list[Tally], endpoints: list[Endpoint]) -> None:
+    """The last lines of a command: what asking cost and what is left to do."""
+    for endpoint in endpoints:
+        print(f"{endpoint.model}: {endpoint.usage}")
+    if waiting := sum(tally.total(WAITING) for tally in tallies):
+        print(f"{waiting:,} rows wait for a person: see `review`; then the same command merges the decisions")
+    if unanswered := sum(tally.again for tally in tallies):
+        print(f"{unanswered:,} rows got no answer: the same command asks these, and only these, again")

@@ -1,0 +1,461 @@
+"""endpoint.py against a real server on this machine: every fault alone, all at once, and SIGKILL amid them.
+
+The server computes each request's key by itself, from the bytes that came.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from chat_server import FAULTS, ChatServer, misbehave
+
+import cli
+import endpoint
+from endpoint import Closed, Endpoint, Journal, Preview, Previewed, Unanswered, estimate, seconds_after
+
+KEY = "sk-very/secret+0123456789"
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def journal(tmp_path) -> Iterator[Journal]:
+    with Journal(tmp_path / "answers.jsonl") as journal:
+        yield journal
+
+
+def connect(server: ChatServer | str, journal: Journal, **options) -> Endpoint:
+    url = server if isinstance(server, str) else server.base_url
+    return Endpoint(url, "gpt-4o", journal, **{"backoff": 0.001, "read": 1.0, "tries": 3} | options)
+
+
+def question(number: int = 0) -> list[dict]:
+    return [{"role": "system", "content": "Add one."}, {"role": "user", "content": str(number)}]
+
+
+def add_one(request: dict) -> str:
+    return str(int(request["messages"][-1]["content"]) + 1)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# ---- one request ----
+
+
+def test_a_request_its_answer_and_its_line(journal):
+    with ChatServer(add_one) as server:
+        with connect(f"{server.base_url}/", journal, key=KEY, max_tokens=7, temperature=None) as client:
+            assert client.ask(question(1)) == "2" == client.ask(question(1)) == client.cached(question(1))
+            assert client.cached(question(2)) is None
+    (request,) = server.requests
+    assert request.body == {"model": "gpt-4o", "messages": question(1), "max_tokens": 7}
+    assert request.path == "/v1/chat/completions" and request.authorization == f"Bearer {KEY}"
+    entry = {"key": request.key, "model": "gpt-4o", "content": "2", "finish_reason": "stop"}
+    assert lines(journal.path) == [entry | {"prompt_tokens": 3, "completion_tokens": 1}]
+    assert (client.usage.requests, client.usage.cached, client.usage.retries) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "408", "409", "425", "502", "drip"])
+def test_each_passing_fault_is_tried_again_and_never_journaled(fault, journal):
+    limits, faults = {"total": 0.2, "read": 5.0} if fault == "drip" else {}, [fault, fault, None]
+    with ChatServer(add_one, lambda key, n: faults[n], slow=1.5, retry_after="0.01") as server:
+        with connect(server, journal, tries=2, **limits) as client:
+            with pytest.raises(Unanswered, match="no answer in 2 tries: ."):
+                client.ask(question())
+            assert lines(journal.path) == [] and len(server.requests) == 2
+            assert client.ask(question()) == "1"
+    assert len(lines(journal.path)) == 1 and client.usage.requests == 1 and client.usage.retries == 1
+
+
+def choice(content: str | None, finish: str, **message) -> dict:
+    return {"message": {"content": content} | message, "finish_reason": finish}
+
+
+PERMANENT = [("400", "1"), ("413", "1"), ("422", "1")]
+PERMANENT += [(None, choice("So", "content_filter")), (None, choice(None, "length"))]
+PERMANENT += [(None, choice(None, "stop", refusal="I will not."))]
+
+
+@pytest.mark.parametrize("fault, answer", PERMANENT)
+def test_a_refusal_is_journaled_and_not_asked_again(fault, answer, tmp_path):
+    said = []
+    with ChatServer(lambda request: answer, lambda key, attempt: fault) as server:
+        for _ in range(2):
+            with Journal(tmp_path / "answers.jsonl") as journal, connect(server, journal) as client:
+                with pytest.raises(Unanswered) as refused:
+                    client.ask(question())
+                said.append((refused.value.reason, refused.value.detail))
+    assert len(server.requests) == 1 == len(lines(journal.path)) and said[0] == said[1]
+    assert lines(journal.path)[0]["content"] is None
+
+
+def test_an_answer_that_was_cut_off_is_an_answer(journal):
+    with (
+        ChatServer(lambda request: choice("The rain in", "length")) as server,
+        connect(server, journal) as client,
+    ):
+        assert client.ask(question()) == "The rain in"
+    assert lines(journal.path)[0]["finish_reason"] == "length"
+
+
+# ---- what concerns all requests ----
+
+MENDED = [("401", "key"), ("403", "key"), ("404", "base-url"), ("402", "credit"), ("429-quota", "credit")]
+
+
+@pytest.mark.parametrize("fault, word", [*MENDED, ("307", "redirects"), ("405", "base-url")])
+def test_a_fault_of_all_requests_is_the_users(fault, word, journal):
+    with (
+        ChatServer(add_one, lambda key, attempt: fault) as server,
+        connect(server, journal, key=KEY) as client,
+    ):
+        for number in range(3):
+            with pytest.raises(cli.UserError, match=f"(?s){server.base_url}.*{word}") as error:
+                client.ask(question(number))
+            assert "\n" not in str(error.value) and KEY not in str(error.value)
+    assert len(server.requests) == 1 and lines(journal.path) == []
+
+
+def test_no_server_from_the_start_or_later(journal):
+    with ChatServer(add_one) as server:
+        early, late = connect(server, journal), connect(server, journal)
+        late.ask(question(1))
+    for client in (early, late):
+        with pytest.raises(cli.UserError, match=f"{server.base_url}: cannot be reached .*refused"):
+            client.ask(question(2))
+        client.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "gpt", "ftp://a/v1", "http://", "http://a:b/v1", "http://a b/v1", "//a/v1"]
+)
+def test_what_is_no_base_url(url, journal):
+    with pytest.raises(cli.UserError, match="--base-url: got .* wanted http"):
+        connect(url, journal)
+
+
+@pytest.mark.parametrize("url", ["http://me:{}@a/v1", "http://a/v1?key={}", "http://a/v1#{}"])
+def test_secrets_in_a_base_url_are_not_repeated(url, journal):
+    with pytest.raises(cli.UserError, match="--base-url: got one with a user") as error:
+        connect(url.format(KEY), journal)
+    assert KEY not in str(error.value)
+
+
+def test_without_an_http_client(journal, monkeypatch):
+    for name in ("httpx2", "httpx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(cli.UserError, match="pip install httpx2"):
+        connect("http://127.0.0.1/v1", journal)
+
+
+# ---- the key ----
+
+
+def test_the_key_appears_nowhere(tmp_path, capfd, caplog):
+    """The server repeats it in every error, in answers, in a finish_reason and in a refusal."""
+    caplog.set_level(logging.DEBUG)
+    said = ""
+    kinds = ["429", "500", "no-choices", "close", "truncate", "400", "401"]
+    answers = [choice(f"{KEY}.", "stop"), choice(None, KEY), choice(None, "stop", refusal=f"No {KEY}")]
+    for number, kind in enumerate([*kinds, *answers]):
+        fault, answer = (kind, "") if isinstance(kind, str) else (None, kind)
+        with (
+            ChatServer(lambda request, a=answer: a, lambda key, attempt, f=fault: f) as server,
+            Journal(tmp_path / f"{number}.jsonl") as journal,
+            connect(server, journal, key=KEY) as client,
+        ):
+            try:
+                said += client.ask(question())
+            except (Unanswered, cli.UserError) as error:
+                said += repr(error) + "".join(map(repr, (error.__context__, error.__cause__)))
+            said += repr(client) + repr(client.usage) + str(client.usage) + journal.path.read_text()
+            assert server.requests[0].authorization == f"Bearer {KEY}"
+    output = capfd.readouterr()
+    said += output.out + output.err + caplog.text
+    assert KEY not in said and said.count("[key]") >= 8
+
+
+@pytest.mark.parametrize("key", ["two words-secret", "line\nsecret", "sécret-secret", 'quo"ted-secret'])
+def test_a_key_that_is_none_is_not_repeated(key, journal):
+    with pytest.raises(cli.UserError, match="the key in the environment") as error:
+        connect("http://127.0.0.1/v1", journal, key=key)
+    assert "secret" not in str(error.value)
+
+
+def test_the_key_is_read_from_the_environment(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", f"{KEY}\n")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert endpoint.read_key("SOME_KEY") == KEY and endpoint.read_key() is None
+
+
+def test_a_short_key_of_a_local_server_stays_in_answers(journal):
+    with (
+        ChatServer(lambda request: "It is EMPTY.") as server,
+        connect(server, journal, key="EMPTY") as client,
+    ):
+        assert client.ask(question()) == "It is EMPTY."
+
+
+# ---- many threads ----
+
+
+def test_200_requests_from_8_threads_when_three_tries_of_ten_fail(journal):
+    with ChatServer(add_one, misbehave(seed=1), slow=1.5, retry_after="0.02") as server:
+        with connect(server, journal, tries=12, workers=8) as client, ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda number: client.ask(question(number)), range(200)))
+    assert answers == [str(number + 1) for number in range(200)]
+    assert {request.fault for request in server.requests} == {None, *FAULTS}
+    answered = [request.key for request in server.requests if request.fault is None]
+    assert sorted(entry["key"] for entry in lines(journal.path)) == sorted(answered) == sorted(set(answered))
+    assert client.usage.requests == 200 and client.usage.retries == len(server.requests) - 200
+
+
+def test_identical_requests_under_way_are_asked_once(journal):
+    def slow_answer(request: dict) -> str:
+        time.sleep(0.15)
+        return "7"
+
+    with ChatServer(slow_answer) as server:
+        with connect(server, journal, read=5) as client, ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(lambda _: client.ask(question()), range(8))) == ["7"] * 8
+    assert len(server.requests) == 1 and (client.usage.requests, client.usage.cached) == (1, 7)
+
+
+CHILD = """
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+    from pathlib import Path
+    from endpoint import Endpoint, Journal
+
+    def ask(number):
+        client.ask([{"role": "system", "content": "Add one."}, {"role": "user", "content": str(number)}])
+
+    with Journal(Path(sys.argv[2])) as journal:
+        with Endpoint(sys.argv[1], "gpt-4o", journal, tries=12, backoff=0.001) as client:
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(ask, range(200)))
+"""
+
+
+def test_sigkill_and_a_second_run(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    kinds = [fault for fault in FAULTS if fault != "slow"]
+    with ChatServer(add_one, misbehave(seed=2, kinds=kinds), retry_after="0.01") as server:
+        command = [sys.executable, "-c", textwrap.dedent(CHILD), server.base_url, str(path)]
+        child = subprocess.Popen(command, cwd=Path(__file__).parents[1])
+        while len(server.requests) < 80 and child.poll() is None:
+            time.sleep(0.001)
+        with pytest.raises(cli.UserError, match="in use by another run"):
+            Journal(path)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        before = len(server.requests)
+        with Journal(path) as journal:
+            kept = [entry["key"] for entry in lines(path)]
+            with connect(server, journal, tries=12) as client, ThreadPoolExecutor(4) as pool:
+                answers = list(pool.map(lambda number: client.ask(question(number)), range(200)))
+    keys = [entry["key"] for entry in lines(path)]
+    assert answers == [str(number + 1) for number in range(200)]
+    assert 0 < len(kept) < 200 and keys[: len(kept)] == kept
+    assert len(keys) == 200 == len(set(keys))
+    assert not set(kept) & {request.key for request in server.requests[before:]}
+    assert client.usage.cached == len(kept)
+
+
+def test_closing_ends_all_waiting(journal):
+    """Back-off, replies that do not come, a connection that is not free: none may hold up Ctrl-C."""
+    faults, ended = ["503", "slow", "slow"], Counter()
+
+    def ask(client: Endpoint, number: int) -> None:
+        try:
+            client.ask(question(number))
+        except Exception as error:
+            ended[type(error)] += 1
+
+    with ChatServer(add_one, lambda key, attempt: faults.pop(0), slow=5) as server:
+        with connect(server, journal, backoff=30, read=30, workers=2) as client:
+            threads = [threading.Thread(target=ask, args=(client, number)) for number in range(4)]
+            for thread in threads:
+                thread.start()
+            while len(server.requests) < 3:
+                time.sleep(0.001)
+            start = time.monotonic()
+            client.close()
+            for thread in threads:
+                thread.join()
+            assert time.monotonic() - start < 1
+    assert ended == {Closed: 4} and lines(journal.path) == []
+
+
+# ---- when ----
+
+
+def test_retry_after_is_read_in_both_forms():
+    assert seconds_after("7", 0) == 7 and seconds_after("0.5", 0) == 0.5
+    assert seconds_after(formatdate(1_000_007, usegmt=True), 1_000_000) == 7
+    assert seconds_after(formatdate(999_000, usegmt=True), 1_000_000) == 0
+    for nonsense in (None, "", "soon", "nan", "-5", "Mon, 99 Foo"):
+        assert seconds_after(nonsense, 0) == 0
+    assert seconds_after("1e9", 0) == seconds_after("inf", 0) == endpoint.LONGEST_RETRY_AFTER
+
+
+@pytest.mark.parametrize("fault", ["429-after", "503-after"])
+def test_retry_after_is_waited_for_and_429_holds_back_all_threads(fault, journal):
+    faults = [fault, None, None]
+    with (
+        ChatServer(add_one, lambda key, attempt: faults.pop(0), retry_after="0.3") as server,
+        connect(server, journal) as client,
+    ):
+        thread = threading.Thread(target=client.ask, args=(question(0),))
+        thread.start()
+        while client.usage.retries == 0:
+            time.sleep(0.001)
+        client.ask(question(1))
+        thread.join()
+    first, *later = server.requests
+    held = [request for request in later if request.key == first.key or fault == "429-after"]
+    assert len(later) == 2 and min(request.time for request in held) - first.time >= 0.3
+
+
+def test_the_rate_limit_spaces_requests_evenly(journal):
+    with ChatServer(add_one) as server:
+        with connect(server, journal, rate=1200) as client, ThreadPoolExecutor(4) as pool:
+            start = time.monotonic()
+            list(pool.map(lambda number: client.ask(question(number)), range(9)))
+    arrivals = sorted(request.time - start for request in server.requests)
+    assert all(at >= 0.05 * i for i, at in enumerate(arrivals)) and arrivals[-1] < 2
+
+
+def test_open_connections_are_capped(journal):
+    most = []
+
+    def count(request: dict) -> str:
+        most.append(len(server.open))
+        time.sleep(0.01)
+        return "7"
+
+    with ChatServer(count) as server:
+        with connect(server, journal, workers=3) as client, ThreadPoolExecutor(12) as pool:
+            list(pool.map(lambda number: client.ask(question(number)), range(24)))
+    assert max(most) == 3
+
+
+# ---- the journal ----
+
+ENTRY = {"key": "ab" * 32, "model": "m", "content": "Yes: ½ \ud83d", "finish_reason": "stop"}
+
+
+def test_a_torn_last_line_is_cut_off_wherever_it_tore(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    whole, torn = (json.dumps(ENTRY | {"key": key * 32}) + "\n" for key in ("ab", "cd"))
+    for length in range(len(torn)):
+        path.write_text(whole + torn[:length])
+        with Journal(path) as journal:
+            assert "ab" * 32 in journal and "cd" * 32 not in journal
+            journal.add(ENTRY | {"key": "ef" * 32})
+            assert journal["ab" * 32] == ENTRY
+        assert [entry["key"][:2] for entry in lines(path)] == ["ab", "ef"]
+
+
+DAMAGED = [
+    b"\n",
+    b"\0\0\0\n",
+    b'{"key": "ab',
+    b"[]\n",
+    b'{"key": "ab", "content": "x"}\n',
+    b"[" * 100_000 + b"\n",
+]
+DAMAGED += [json.dumps(ENTRY | {"content": content}).encode() + b"\n" for content in (None, 7)]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=range(len(DAMAGED)))
+def test_damage_amid_the_journal_is_named_and_kept(damaged, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    line = json.dumps(ENTRY).encode() + b"\n"
+    path.write_bytes(line + damaged + line.replace(b"ab", b"cd"))
+    before = path.read_bytes()
+    with pytest.raises(cli.UserError, match="answers.jsonl:2: damaged"):
+        Journal(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ['{"tools": [], "trajectory": []}', "Dear diary,", '{"key'.upper()])
+def test_a_file_of_another_kind_is_not_cut(text, tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text(text)
+    with pytest.raises(cli.UserError, match="mine.txt:1: damaged, or no line of a journal"):
+        Journal(path)
+    assert path.read_text() == text
+
+
+def test_places_that_hold_no_journal(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "answers.jsonl"):
+        with pytest.raises(cli.UserError, match="cannot be used"):
+            Journal(path)
+
+
+def test_a_full_disk_leaves_whole_lines(journal, monkeypatch):
+    journal.add(ENTRY)
+    write = os.write
+    with monkeypatch.context() as patch, pytest.raises(cli.UserError, match="no space left.*free space"):
+        patch.setattr(endpoint.os, "write", lambda file, data: write(file, data[:20]))
+        journal.add(ENTRY | {"key": "cd" * 32})
+    assert lines(journal.path) == [ENTRY] and "cd" * 32 not in journal
+    journal.add(ENTRY | {"key": "cd" * 32})
+    assert len(lines(journal.path)) == 2 and journal["cd" * 32]["content"] == ENTRY["content"]
+
+
+# ---- what it costs ----
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_tokens_and_cost(counted, journal):
+    with ChatServer(lambda request: "one two three", usage=counted) as server:
+        with connect(server, journal, prices=(2.0, 10.0)) as client:
+            for number in (0, 1, 1):
+                client.ask(question(number))
+    usage = client.usage
+    assert (usage.requests, usage.cached) == (2, 1)
+    expected = (6, 6, 0) if counted else (6, 8, 2)  # words of the test's server, or characters / 4
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == expected
+    assert usage.cost == pytest.approx((6 * 2 + expected[1] * 10) / 1e6)
+    assert ("4 characters a token" in str(usage)) != counted
+
+
+def test_an_estimate_before_a_run():
+    usage = estimate([question(), question(100)], answer_tokens=50, prices=(1e6, 2e6))
+    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (2, 3 + 3, 100)
+    assert usage.cost == 206 and "4 characters a token" in str(usage)
+    assert estimate([], 50).cost is None
+
+
+def test_a_preview_asks_nobody_and_goes_on_where_the_journal_answers(journal):
+    with ChatServer(add_one) as server, connect(server, journal) as client:
+        client.ask(question(1))
+        preview = Preview(client.cached)
+        assert preview.ask(question(1)) == "2"
+        with pytest.raises(Previewed):
+            preview.ask(question(2))
+    with contextlib.suppress(Previewed):
+        Preview().ask(question(1))
+    assert preview.prompts == [question(2)] and len(server.requests) == 1

@@ -1,0 +1,349 @@
+r"""The pipeline's stage verify (paper, 3.3): the three kinds of fault in what executors do.
+
+    fault                                   found by                           then
+    function that is not on offer           a rule                             calls of a second model
+    arguments that do not fit, failures     the schema; running the calls,     review
+                                            where there is an environment
+    other function or value than meant      the calls of a second model        review
+    code that gives another output          running it in the sandbox          refused
+
+A fault is {"path", "kind" to count by, "detail"} and, for review, "other": the second model's calls, or None.
+Decisions, where the paper and the data formats are silent:
+
+  - Observations that report errors are no faults, because they teach recovery. Nor is a wrong call that was
+    answered by an error and mended in a later step; source.recovered lists these.
+  - Calls are corrected only where no observation follows: it would be the result of calls that no longer
+    stand there. Such a row is refused. (In a review, a person who sees the observation decides.)
+  - Completed texts round a corrected call were written with the wrong one in sight and are written anew. A
+    text of the data itself that names the wrong function refuses the row.
+  - The second model gets the functions and the history, without the calls in question and without completed
+    thoughts, whose author had seen those calls. Arguments that only repeat a default do not count.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import data
+from agent import Tools
+from calls import BEFORE, JSON, check_call, check_calls, parse_calls, same_calls
+from complete import DATA, PATH, Fault, complete, consult, quoted, shown, source_of, unfenced
+from endpoint import Ask
+from rows import Refused
+from sandbox import EMPTY, Sandbox, cut
+
+
+class Verdict(NamedTuple):
+    verdict: str  # "pass", "review" or "refused"
+    record: dict
+    faults: list[dict]  # of a refused record the first one says why
+
+
+def verify(
+    record: dict,
+    ask: Ask | None = None,
+    environment: Tools | None = None,
+    python: Callable[[], Sandbox] | None = None,
+) -> Verdict:
+    """Hold what the executor does against the rules and against what else is given. Raises what `ask` raises.
+
+    environment: runs the calls of functions that it has. python: makes a sandbox, one for each record of the
+    domain math, such as partial(Sandbox, wall=10).
+    """
+    if data.domain_of(record) == "math":
+        faults = code_faults(record, python)
+        return Verdict("refused" if faults else "pass", record, faults)
+    record, found = forgive(record, step_faults(record, environment))
+    corrected = [i for i, fault in found.items() if fault["kind"] in (UNREADABLE, UNKNOWN, SIMILAR)]
+    for i in corrected:
+        fault = found.pop(i)
+        try:
+            record = correct(record, i, fault, ask, environment)
+        except Refused as error:
+            detail = f"{fault['detail']}; {error.detail}" if error.detail else fault["detail"]
+            return Verdict("refused", record, [fault | {"kind": error.reason, "detail": detail}])
+    if ask:
+        found = second_opinions(record, found, corrected, ask, environment)
+    return Verdict("review" if found else "pass", record, list(found.values()))
+
+
+# ---- rules ----
+
+UNREADABLE, UNKNOWN = "unreadable call", "function not on offer"
+SIMILAR = "function not on offer, but a similar one"
+MISFIT = re.compile(r": (missing|unknown|got)\b")  # in what check_call says
+MISFITS = {"missing": "missing argument", "unknown": "unknown argument", "got": "wrong type or value"}
+
+
+def step_faults(record: dict, environment: Tools | None = None) -> dict[int, dict]:
+    """The first fault of each executor turn that has one, by number of the turn."""
+    found = {}
+    for i, turn in enumerate(record["trajectory"]):
+        if "calls" in turn:
+            faults = (call_fault(call, record, environment) for call in turn["calls"])
+            if fault := next(filter(None, faults), None):
+                found[i] = {"path": f"trajectory.{i}.calls"} | fault
+        elif turn["role"] == "executor":
+            path = f"trajectory.{i}.content"
+            found[i] = {"path": path, "kind": UNREADABLE, "detail": turn["content"][:200]}
+    return found
+
+
+def call_fault(call: dict, record: dict, environment: Tools | None) -> dict | None:
+    """The kind and detail of what is wrong with a call; None if nothing is."""
+    name, tools = call["name"], record.get("tools", [])
+    if detail := check_call(call, tools):
+        if any(tool["name"] == name for tool in tools):
+            return {"kind": MISFITS[MISFIT.search(detail)[1]], "detail": detail}
+        return {"kind": SIMILAR if similar(name, tools) else UNKNOWN, "detail": detail}
+    if environment and any(tool["name"] == name for tool in environment.schemas):
+        result = environment.call(name, call["arguments"])
+        if is_error(result):
+            return {"kind": "call that fails when run", "detail": f"{name}: {result[:200]}"}
+    return None
+
+
+def similar(name: str, tools: list[dict]) -> bool:
+    """Is one on offer meant? Another spelling, a part of the name, call syntax glued on."""
+    spelled = [re.sub(r"[\W_]", "", n).lower() for n in (name.split("(")[0], *(t["name"] for t in tools))]
+    return any(a.endswith(b) or b.endswith(a) for a in spelled[:1] for b in spelled[1:] if a and b)
+
+
+# ---- errors, and recovery from them ----
+
+RAISED = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception|Interrupt|Exit))(?::|\s*$)", re.MULTILINE)
+REPORTED = re.compile(r'\s*(?:error\b|\{\s*"error":\s*"[^"])', re.IGNORECASE)  # the latter: JSON cut short
+
+
+def is_error(observation: str) -> bool:
+    """Does an observation report a failure: by a key `error`, its first word or an exception?"""
+    if not re.search("error|exception", observation, re.IGNORECASE):
+        return False
+    try:
+        return _has_error(JSON.decode(observation))
+    except (ValueError, RecursionError):
+        return bool(REPORTED.match(observation) or raised(observation))
+
+
+def _has_error(value: object) -> bool:
+    """Look into the result of a call, or each of a list of results."""
+    if isinstance(value, list):
+        return any(map(_has_error, value))
+    if isinstance(value, dict):
+        return bool(value.get("error")) or any(_has_error(value.get(key)) for key in ("results", "response"))
+    return isinstance(value, str) and bool(REPORTED.match(value))
+
+
+def raised(text: str) -> str | None:
+    """The exception that a traceback, or the last line of a text, ends in."""
+    found = RAISED.findall(text if "Traceback" in text else text.strip().rpartition("\n")[2])
+    return found[-1] if found else None
+
+
+def forgive(record: dict, found: dict[int, dict]) -> tuple[dict, dict[int, dict]]:
+    """Mark the faulty steps that were answered by an error and mended later, and take them off `found`."""
+    turns, mended = record["trajectory"], []
+    for i in found:
+        behind = turns[i + 1 : i + 2]
+        failed = any(turn["role"] == "observation" and is_error(turn["content"]) for turn in behind)
+        later = (j for j in range(i + 1, end_of_query(turns, i)) if turns[j]["role"] == "executor")
+        if failed and any(j not in found for j in later):
+            mended.append(i)
+    record = marked(record, "recovered", [found[i]["path"] for i in mended])
+    return record, {i: fault for i, fault in found.items() if i not in mended}
+
+
+def end_of_query(turns: list[dict], i: int) -> int:
+    """The number of the next user turn behind turn i, or of the end."""
+    return next((j for j in range(i, len(turns)) if turns[j]["role"] == "user"), len(turns))
+
+
+def marked(record: dict, key: str, paths: list[str]) -> dict:
+    """The record with these paths under a key of its source; as it is if there are none."""
+    if not paths:
+        return record
+    source = source_of(record)
+    return record | {"source": source | {key: list(dict.fromkeys([*source.get(key, []), *paths]))}}
+
+
+# ---- calls of a second model ----
+
+FORM = 'a JSON list of calls, [{"name": "...", "arguments": {...}}], and nothing else; [] if none serves'
+EXECUTOR = f"""\
+You call functions on behalf of an agent. You get the functions on offer, each with its JSON schema, and the \
+history of a conversation with a user.
+
+{DATA}
+
+Write the calls of the next step: the right functions, every required argument, values as the user and the \
+observations give them, optional arguments only where the query asks for them; several calls only if none \
+needs the result of another. Answer with {FORM}."""
+
+
+def other_calls(record: dict, i: int, ask: Ask, environment: Tools | None, remark: str = "") -> list[dict]:
+    """The calls that a second model makes in step i, not knowing those that stand there. Raises Refused."""
+    turns, completed = dict(enumerate(record["trajectory"][:i])), source_of(record).get("completed", [])
+    for j, turn in [*turns.items()]:
+        if turn["role"] == "reasoner" and (not turn["content"] or f"trajectory.{j}.content" in completed):
+            del turns[j]
+    asked = f"Functions and history:\n{shown(record, turns)}\n\n{remark}Answer with {FORM}."
+    messages = [{"role": "system", "content": EXECUTOR}, {"role": "user", "content": asked}]
+    fault_of = partial(call_fault, record=record, environment=environment)
+    return consult(ask, messages, partial(read_calls, fault_of=fault_of), "second model")
+
+
+def read_calls(answer: str, fault_of: Callable[[dict], dict | None]) -> list[dict]:
+    """Calls without a fault, from a JSON list or the notation of calls.py. Raises complete.Fault."""
+    text = unfenced(answer).strip()
+    try:
+        calls = parse_calls(text) if BEFORE.match(text) else JSON.decode(text)
+        if calls != []:
+            check_calls(calls, "calls")
+    except (ValueError, RecursionError) as error:
+        raise Fault("unreadable calls", f"{error}; wanted {FORM}") from None
+    if wrong := next(filter(None, map(fault_of, calls)), None):
+        raise Fault("faulty calls", wrong["detail"])
+    return calls
+
+
+def correct(record: dict, i: int, fault: dict, ask: Ask | None, environment: Tools | None) -> dict:
+    """The record with a second model's calls in step i. Raises Refused."""
+    turns, kind = record["trajectory"], fault["kind"]
+    end = end_of_query(turns, i)
+    if any(turn["role"] == "observation" for turn in turns[i:end]):
+        raise Refused(f"{kind}, and its result follows")
+    if not ask:
+        raise Refused(kind)
+    offered = [tool["name"] for tool in record.get("tools", [])]
+    names = [call["name"] for call in turns[i].get("calls", []) if call["name"] not in offered]
+    for turn in replaced(record, i, [])["trajectory"][max(i - 1, 0) : end]:
+        if named := [name for name in names if name in turn.get("content", "")]:
+            raise Refused(f"{kind}, and a text names it", named[0])
+    wrong = f"An earlier attempt was wrong: {quoted(turns[i])}, because {quoted(fault['detail'])}. "
+    calls = other_calls(record, i, ask, environment, wrong)
+    if not calls:
+        raise Refused(f"{kind}, and none serves")
+    return marked(complete(replaced(record, i, calls), ask), "corrected", [f"trajectory.{i}.calls"])
+
+
+def replaced(record: dict, i: int, calls: list[dict]) -> dict:
+    """The record with other calls in step i, and with the completed texts emptied that the old ones shaped.
+
+    These are the thought before and all up to the next query. They are missing again, for `complete`.
+    """
+    turns, source = list(record["trajectory"]), source_of(record)
+    turns[i], end = {"role": "executor", "calls": calls}, end_of_query(turns, i)
+    stale = {path: int(PATH.fullmatch(path)[1]) for path in source.get("completed", [])}
+    stale = {path: j for path, j in stale.items() if i - 1 <= j < end}
+    for j in stale.values():
+        turns[j] = turns[j] | {"content": ""}
+    if stale:
+        source = source | {"missing": [*source.get("missing", []), *stale]}
+        source["completed"] = [path for path in source["completed"] if path not in stale]
+    return record | {"trajectory": turns} | ({"source": source} if stale else {})
+
+
+def second_opinions(
+    record: dict, found: dict[int, dict], corrected: list[int], ask: Ask, environment: Tools | None
+) -> dict[int, dict]:
+    """`found` with other calls for its steps, and the steps in which a second model calls otherwise.
+
+    Not asked about are the steps that are kept as faulty, or have the second model's calls already.
+    """
+    faults, tools = {}, record.get("tools", [])
+    recovered = source_of(record).get("recovered", [])
+    for i, turn in enumerate(record["trajectory"]):
+        path = f"trajectory.{i}.calls"
+        if "calls" not in turn or path in recovered or i in corrected:
+            continue
+        fault, other = found.get(i), None
+        try:
+            other = other_calls(record, i, ask, environment)
+            if not fault and (kind := difference(turn["calls"], other, tools)):
+                fault = {"path": path, "kind": kind, "detail": quoted(other)[:200]}
+        except Refused as error:
+            fault = fault or {"path": path, "kind": error.reason, "detail": error.detail}
+        if fault:
+            faults[i] = fault | {"other": other}
+    return faults
+
+
+def difference(row: list[dict], other: list[dict], tools: list[dict]) -> str | None:
+    """In what the second model's calls differ from the row's, for counting; None if they are the same."""
+    if same_calls(without_defaults(row, tools), without_defaults(other, tools)):
+        return None
+    names, others = (sorted(call["name"] for call in calls) for calls in (row, other))
+    if names == others:
+        return "second model: other arguments"
+    if not other:
+        return "second model: no call"
+    return f"second model: other {'number of calls' if set(names) == set(others) else 'functions'}"
+
+
+def without_defaults(calls: list[dict], tools: list[dict]) -> list[dict]:
+    """The calls without optional arguments that have the value they would have anyway."""
+    known, out = {tool["name"]: tool.get("parameters", {}) for tool in tools}, []
+    for call in calls:
+        schema = known[call["name"]]
+        free = {n: p for n, p in schema.get("properties", {}).items() if n not in schema.get("required", [])}
+        usual = {name: json.dumps(p["default"]) for name, p in free.items() if "default" in p}
+        given = {n: value for n, value in call["arguments"].items() if json.dumps(value) != usual.get(n)}
+        out.append({"name": call["name"], "arguments": given})
+    return out
+
+
+# ---- code ----
+
+COLOURS = re.compile("\x1b\\[[0-9;]*m")
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+LOST = "; the state was lost]"  # the end of an observation on code that the sandbox had to stop
+
+
+def code_faults(record: dict, python: Callable[[], Sandbox] | None) -> list[dict]:
+    """The first fault of the code: a block is empty or, run after those before it, gives another output."""
+    turns = record["trajectory"]
+    blocks = {i: turn["content"] for i, turn in enumerate(turns) if turn["role"] == "executor"}
+    if empty := [f"trajectory.{i}.content" for i, code in blocks.items() if not code.strip()]:
+        return [{"path": empty[0], "kind": "empty code", "detail": ""}]
+    if not python or not blocks:
+        return []
+    with python() as box:
+        for i, code in blocks.items():
+            got, following = box.run(code), turns[i + 1 : i + 2]
+            seen = [cut(turn["content"], box.output) for turn in following if turn["role"] == "observation"]
+            observed = seen[0] if seen else None
+            if kind := code_fault(got, observed):
+                detail = f"got {got!r:.200}, observed {observed!r:.200}"
+                return [{"path": f"trajectory.{i}.content", "kind": kind, "detail": detail}]
+    return []
+
+
+def code_fault(got: str, observed: str | None) -> str | None:
+    """What is wrong, for counting, with a block that gives `got` where `observed`, or nothing, stands."""
+    if got.endswith(LOST):
+        return "code that has to be stopped"
+    if observed is not None and same_output(got, observed):
+        return None
+    if raised(got) == "ModuleNotFoundError":
+        return f"code that needs a module not installed here: {got.rpartition(' ')[2][:40]}"
+    if raised(got):
+        return "code that fails"
+    return None if observed is None else "code that gives another output"
+
+
+def same_output(got: str, observed: str) -> bool:
+    """The same exception; or the same text but for space, its numbers equal but for their last digits.
+
+    Not answers.equal, which is made to judge answers of models and takes 5 for 0.05.
+    """
+    got, observed = (COLOURS.sub("", text).strip() or EMPTY for text in (got, observed))
+    if raised(got) or raised(observed):
+        return raised(got) == raised(observed)
+    texts = {"".join(NUMBER.sub("#", text).split()) for text in (got, observed)}
+    close = partial(math.isclose, rel_tol=1e-9, abs_tol=1e-12)
+    a, b = NUMBER.findall(got), NUMBER.findall(observed)
+    same = (x == y or ("." in x + y and close(float(x), float(y))) for x, y in zip(a, b, strict=False))
+    return len(texts) == 1 and len(a) == len(b) and all(same)
