@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import islice, takewhile
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 
 import torch
@@ -62,6 +62,13 @@ def adapted(base: Transformer) -> Transformer:
     return common.mor_model(base).to(base.lm_head.weight.dtype).eval()
 
 
+class Recording(Tools):
+    """Answers call after call with the record's observations."""
+
+    def call(self, name: str, arguments: dict) -> str:
+        return self.observations.pop(0)
+
+
 class Dictation:
     """next_tokens, whose work is done and whose result is replaced by what the record says."""
 
@@ -79,6 +86,7 @@ class Dictation:
     def take(self, sequence: Sequence, config: ModelConfig) -> list[int]:
         cache, length = sequence.cache, len(sequence.ids)
         wanted = self.ids[cache][length:]
+        assert wanted, "the episode goes on after the end of its record"
         pairs = zip(fitting_draft(sequence, config), wanted, strict=False)
         right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         cache.length = length + right  # keys and values of the whole draft are still there
@@ -86,10 +94,8 @@ class Dictation:
 
     def play(self, model: Transformer, frame: Frame, record: dict, speak: Callable | None = None) -> dict:
         """The record's episode, from its first query to its last answer; return what it became."""
-        pairs = zip(record["trajectory"], record["trajectory"][1:], strict=False)
-        heard = [(turn["calls"], after["content"]) for turn, after in pairs if after["role"] == "observation"]
-        responses = [calls[0] | {"response": text} for calls, text in heard if len(calls) == 1]
-        tools = Tools(record["tools"], responses=responses)
+        tools = Recording(record["tools"])
+        tools.observations = [t["content"] for t in record["trajectory"] if t["role"] == "observation"]
         episode = Episode(model, frame, tools, speak=speak or partial(generate, advance=self))
         self.ids[episode.cache] = data.render(record, frame).input_ids
         for turn in record["trajectory"]:
@@ -100,9 +106,14 @@ class Dictation:
 
 
 def playable(records: list[dict], count: int) -> list[dict]:
-    """The first that need no observation on several calls at once, which no recording gives word for word."""
-    found = (r for r in records if all(len(turn.get("calls", [0])) == 1 for turn in r["trajectory"]))
-    return list(islice(found, count))
+    """The first whose every executor turn is one call with its observation, as the agent makes them."""
+
+    def plays(record: dict) -> bool:
+        turns = record["trajectory"]
+        pairs = [(turn, after["role"]) for turn, after in pairwise(turns) if turn["role"] == "executor"]
+        return all(len(turn.get("calls", ())) == 1 and after == "observation" for turn, after in pairs)
+
+    return list(islice(filter(plays, records), count))
 
 
 def said(record: dict, frame: Frame) -> int:
