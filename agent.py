@@ -30,7 +30,6 @@ domain math the executor's Python is run only when asked for, in a sandbox (sand
 import json
 import os
 import sys
-import unicodedata
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -46,7 +45,7 @@ import torch
 
 import data
 from calls import JSON, CallError, check_call, same_calls
-from cli import ArgumentParser, UserError, number, run
+from cli import ArgumentParser, UserError, number, printable, run
 from data import Example
 from frames import Frame, load_frame
 from model import KVCache, Sequence, Transformer, checkpoint_folder, generate, next_tokens
@@ -420,13 +419,6 @@ class Trace:
         self.fresh = piece is None
         text = f"\033[{COLOURS[role]}m{text}\033[0m" if self.colour else text
         print(text, end="", file=self.file, flush=True)
-
-
-def printable(text: str) -> str:
-    """Text that cannot steer a terminal: control and invisible characters are spelled out, as \\x1b."""
-    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
-    spelled = (repr(c)[1:-1] if c not in "\n\t" and unicodedata.category(c) in hidden else c for c in text)
-    return "".join(spelled)
 
 
 def model_arguments(parser: ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,13 +53,20 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         sys.stdout.flush()
         return 0
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def printable(text: str) -> str:
+    """Text that cannot steer a terminal: control and invisible characters are spelled out, as \\x1b."""
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    spelled = (repr(c)[1:-1] if c not in "\n\t" and unicodedata.category(c) in hidden else c for c in text)
+    return "".join(spelled)
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -3,15 +3,14 @@
   with Journal(Path("answers.jsonl")) as journal, Endpoint(url, "gpt-4o", journal, read_key()) as endpoint:
       endpoint.ask([{"role": "user", "content": "Rain in Bali?"}])  # "Yes."
 
-Every answer is appended to the journal as it arrives: what was answered is never asked again, by a later run
-either. One line each, `key` being the SHA-256 of the request as it is sent:
-
-  {"key": "9f86...", "model": "gpt-4o", "content": "Yes.", "finish_reason": "stop", "prompt_tokens": 9,
-   "completion_tokens": 2}      a refusal has content null, its reason under "refused", and "detail"
+Every answer is appended to the journal (journal.py) as it arrives: what was answered is never asked again, by
+a later run either.
 
   the server's reply                                  what `ask` makes of it
   a text, also one cut off at max_tokens              returned, journaled
-  400, 413, 422; filtered, refused, without a text    Unanswered, journaled
+  filtered, refused, without a text                   Unanswered, journaled
+  400, 413, 422                                       the same, but not before there was any answer; where the
+                                                      first HOPELESS requests end so, UserError as below
   408, 409, 425, 429, 5xx; none, late, cut, broken    tried again; in the end Unanswered, not journaled
   any other status; no connection on any try          UserError, also for all who ask later
 
@@ -19,8 +18,6 @@ The key goes into the Authorization header and nowhere else: where a server repe
 """
 
 import contextlib
-import fcntl
-import hashlib
 import importlib
 import json
 import os
@@ -28,25 +25,23 @@ import random
 import socket
 import threading
 import time
-from array import array
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
-from tqdm import tqdm
-
 from cli import UserError
+from journal import Journal, request_bytes
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
 Ask = Callable[[list[Message]], str]
 Prices = tuple[float, float] | None  # of a million tokens, of prompts and of completions
 
 REFUSED = (400, 413, 422)  # this request, now and ever
+HOPELESS = 20  # of these, and no answer: it is not the requests but what they have in common
 TRANSIENT = (408, 409, 425, 429)  # and 5xx
 MEND = {401: "set the right key in the environment", 402: "add credit", 403: "set a key with access"}
 MEND[404] = "check --base-url (most end in /v1) and the model's name"
@@ -56,11 +51,14 @@ SECRET = 8  # characters from which a key is hidden; "EMPTY", for a local server
 
 
 class Unanswered(Exception):
-    """No answer to this request. `reason` is short and countable, `detail` is what the server said."""
+    """No answer to this request. `reason` is short and countable, `detail` is what the server said.
 
-    def __init__(self, reason: str, detail: str = ""):
+    passing: asked again, it may be answered.
+    """
+
+    def __init__(self, reason: str, detail: str = "", passing: bool = False):
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.passing = reason, detail, passing
 
 
 class Closed(Exception):
@@ -73,88 +71,6 @@ class Transient(Exception):
     def __init__(self, text: str, after: float = 0.0, busy: bool = False, unreachable: bool = False):
         super().__init__(text)
         self.after, self.busy, self.unreachable = after, busy, unreachable
-
-
-# ---- the journal ----
-
-
-class Journal(contextlib.AbstractContextManager):
-    """The answers so far, in a JSON Lines file that one process at a time may have open.
-
-    Contents stay on disk; in memory are keys and places, some 200 bytes each. What a killed process left
-    of its last line is cut off. Raises UserError for a file that is in use, damaged or not to be written.
-    """
-
-    def __init__(self, path: Path):
-        self.path, self._lock = path, threading.Lock()
-        self._lines: dict[bytes, int] = {}  # key -> number of its line, from 0
-        self._ends = array("Q", [0])  # bytes before line i
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a+b", buffering=0)
-            with contextlib.ExitStack() as at_fault:
-                at_fault.callback(self._file.close)
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._load()
-                at_fault.pop_all()
-        except BlockingIOError:
-            raise UserError(f"{path}: in use by another run; wait for it or name another journal") from None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be used ({error.strerror}); choose another place") from None
-
-    def __exit__(self, *_) -> None:
-        self._file.close()  # and with it the lock
-
-    def __contains__(self, key: str) -> bool:
-        return bytes.fromhex(key) in self._lines
-
-    def __getitem__(self, key: str) -> dict:
-        line = self._lines[bytes.fromhex(key)]
-        start, end = self._ends[line], self._ends[line + 1]
-        return json.loads(os.pread(self._file.fileno(), end - start, start))
-
-    def add(self, entry: dict) -> None:
-        """Append an entry; when this returns, it is on the disk. Raises UserError where that fails."""
-        line, file = (json.dumps(entry) + "\n").encode(), self._file.fileno()
-        try:
-            with self._lock:
-                assert entry["key"] not in self, "an answered request was asked again"
-                if os.write(file, line) < len(line):
-                    os.ftruncate(file, self._ends[-1])
-                    raise OSError(0, "no space left")
-                self._index(entry["key"], len(line))
-            os.fsync(file)  # outside the lock: the system makes one of several
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); free space") from None
-
-    def _index(self, key: str, length: int) -> None:
-        self._lines.setdefault(bytes.fromhex(key), len(self._ends) - 1)
-        self._ends.append(self._ends[-1] + length)
-
-    def _load(self) -> None:
-        with open(self.path, "rb") as file:
-            lines = tqdm(file, desc=self.path.name, unit=" answers", disable=None, delay=1)
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n") and line.startswith(b'{"key": "'[: len(line)]):
-                    break  # the last one, torn
-                self._index(self._key_of(line, number), len(line))
-        self._file.truncate(self._ends[-1])
-
-    def _key_of(self, line: bytes, number: int) -> str:
-        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
-            entry = json.loads(line)
-            text = entry["refused" if entry["content"] is None else "content"]
-            if len(bytes.fromhex(entry["key"])) == 32 and isinstance(text, str) and line.endswith(b"\n"):
-                return entry["key"]
-        how = "delete the line, and it is asked again, or name another journal"
-        raise UserError(f"{self.path}:{number}: damaged, or no line of a journal; {how}")
-
-
-def request_bytes(body: dict) -> tuple[str, bytes]:
-    """A request's key, and the request as it is sent: JSON in one canonical form, without what is None."""
-    body = {name: value for name, value in body.items() if value is not None}
-    data = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(data).hexdigest(), data
 
 
 # ---- usage, before a run and in it ----
@@ -293,6 +209,7 @@ class Endpoint(contextlib.AbstractContextManager):
         self._asking: dict[str, Future] = {}  # requests under way
         self._free, self._replies = 0.0, 0  # when the next request may start, by the monotonic clock
         self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._answered, self._refused = False, 0  # whether any, how many before that
         self._fault: str | None = None  # one that concerns all requests
         self._closing = threading.Event()
         http = self._http = http_library()
@@ -325,6 +242,7 @@ class Endpoint(contextlib.AbstractContextManager):
             known, other = key in self.journal, self._asking.get(key)
             if known or other:
                 self.usage.cached += 1
+                self._answered |= bool(known) and "refused" not in self.journal[key]
             else:
                 future = self._asking[key] = Future()
         if known or other:
@@ -332,7 +250,8 @@ class Endpoint(contextlib.AbstractContextManager):
         try:
             tokens = tokens_in(*(message["content"] for message in messages))
             entry = {"key": key, "model": self.model} | self._answer(data, tokens)
-            self.journal.add(entry)
+            if self._answered:  # a refusal before that may be mended by other settings of the server
+                self.journal.add(entry)
             future.set_result(entry)
         except BaseException as error:
             future.set_exception(error)
@@ -356,7 +275,7 @@ class Endpoint(contextlib.AbstractContextManager):
                 self._back_off(number, fault)
         if unreachable and self._replies == replies:  # nobody else got through meanwhile
             raise self._end(f"cannot be reached ({fault}); start the server or mend --base-url")
-        raise Unanswered(f"no answer in {self._tries} tries", str(fault))
+        raise Unanswered(f"no answer in {self._tries} tries", str(fault), passing=True)
 
     def _back_off(self, number: int, fault: Transient) -> None:
         wait = min(self._backoff * 2**number, LONGEST_BACK_OFF) * random.uniform(0.5, 1)
@@ -431,6 +350,7 @@ class Endpoint(contextlib.AbstractContextManager):
             entry, estimated = self._read_choice(reply, tokens)
         elif status in REFUSED:
             entry = refusal(f"the server refused the request ({status})", self._said(reply))
+            self._give_up_if_hopeless(entry)
         else:
             text, used_up = f"{status} {self._said(reply)}", b"insufficient_quota" in body
             if (status in TRANSIENT or status >= 500) and not used_up:
@@ -438,11 +358,21 @@ class Endpoint(contextlib.AbstractContextManager):
             how = MEND[402] if used_up else MEND.get(status, "mend --base-url (redirects are not followed)")
             raise self._end(f"the server answered {text} for model {self.model!r}; {how}")
         with self._lock:
+            self._answered |= status not in REFUSED
             self.usage.requests += 1
             self.usage.prompt_tokens += entry["prompt_tokens"]
             self.usage.completion_tokens += entry["completion_tokens"]
             self.usage.estimated += estimated
         return entry
+
+    def _give_up_if_hopeless(self, entry: dict) -> None:
+        """Raises UserError for the refusal that makes HOPELESS of them without an answer."""
+        with self._lock:
+            self._refused += not self._answered
+            hopeless = not self._answered and self._refused >= HOPELESS
+        if hopeless:
+            got = f"{self._refused} requests and no answer; {entry['refused']}: {entry['detail']}"
+            raise self._end(f"{got}; mend the model's name, its temperature or --max-tokens")
 
     def _read_choice(self, reply: object, tokens: int) -> tuple[dict, bool]:
         """The entry of a well-formed reply, and whether its tokens are estimated. Raises Transient."""

@@ -21,6 +21,7 @@ whatever stopped it, is given again and asks only what has not been answered; th
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -35,7 +36,8 @@ import review
 import unify
 from agent import Tools, read_responses, read_tools
 from complete import PATH, complete, judge, too_low
-from endpoint import Ask, Endpoint, Journal, Preview, Previewed, Unanswered, estimate, read_key
+from endpoint import Ask, Endpoint, Preview, Previewed, Unanswered, estimate, read_key
+from journal import Journal
 from rows import Refused
 from sandbox import Sandbox
 from sources import SOURCES
@@ -68,14 +70,17 @@ def convert(inputs: list[tuple[str, Path, str]], output: Path) -> Tally:
     return process("convert", items(), step, output, check=check)
 
 
-def complete_row(record: dict, ask: Ask | None, model: str) -> Results:
-    lacking = any(PATH.fullmatch(path) for path in record["source"].get("missing", ()))
-    if lacking and not ask:
+def completed(record: dict, ask: Ask | None) -> dict:
+    if any(PATH.fullmatch(path) for path in record["source"].get("missing", ())) and not ask:
         raise Refused("lacks a thought or summary, and no model is asked")
-    if lacking:
-        record = complete(record, ask)
-        record["source"]["completed_by"] = model
-    return [("out", record)]
+    return complete(record, ask)
+
+
+def complete_row(record: dict, ask: Ask | None, model: str) -> Results:
+    whole = completed(record, ask)
+    if whole is not record:
+        whole["source"]["completed_by"] = model
+    return [("out", whole)]
 
 
 def judge_row(record: dict, ask: Ask, model: str, overall: int, step: int) -> Results:
@@ -106,7 +111,7 @@ def verify_row(
             return [("review", row)]
         if outcome == "dropped in review":
             raise Refused(outcome)
-        ((_, record),) = complete_row(record, ask, model)  # texts written for calls that were edited
+        record = completed(record, ask)  # anew, for the calls that a person has put there
     verified = {"model": model if ask else None, "run": bool(environment or python), "review": outcome}
     return [("out", record | {"source": record["source"] | {"verified": verified}})]
 
@@ -183,6 +188,7 @@ def preview(job: Job, path: Path, shown: int = 0) -> str:
 # ---- commands ----
 
 COMPLETED, JUDGED, VERIFIED = "2-completed.jsonl", "3-judged.jsonl", "4-verified.jsonl"
+TEMPORARY = re.compile(r"\.([1-4]-\w+(\.refused)?|review|train|heldout|unify\.refused)\.jsonl\.\d+\.tmp")
 
 
 def convert_command(args: argparse.Namespace) -> None:
@@ -193,9 +199,11 @@ def convert_command(args: argparse.Namespace) -> None:
 
 def asking_command(args: argparse.Namespace) -> None:
     """complete, judge or verify."""
-    apart(args.output, [args.file])
+    apart(args.output, [args.file, *([args.journal] if args.journal else [])])
+    journal_path = args.journal or beside(args.output, "journal")
+    next(read_items(args.file))  # its faults come before anything is made
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal(args.journal or beside(args.output, "journal")))
+        journal = stack.enter_context(Journal(journal_path))
         endpoint = open_endpoint(args, "", journal, stack)
         job = job_of(args.stage, args, endpoint, beside(args.output, "review"))
         if args.dry_run:
@@ -207,10 +215,13 @@ def asking_command(args: argparse.Namespace) -> None:
 
 
 def review_command(args: argparse.Namespace) -> None:
-    review.review(args.file, decisions_of(args.file))
+    with open(0, errors="replace", closefd=False) as stdin:  # a key that is no UTF-8 ends no review
+        review.review(args.file, decisions_of(args.file), stdin)
 
 
 def unify_command(args: argparse.Namespace) -> None:
+    for name in (unify.TRAIN, unify.HELD_OUT, unify.ASIDE):
+        apart(args.output / f"{name}.jsonl", args.files)
     tally = unified(args, args.files, unify.read_evaluation(args.evaluation))
     print(table([tally]), end="")
 
@@ -223,11 +234,14 @@ def unified(args: argparse.Namespace, paths: list[Path], evaluation: unify.Evalu
 def run_command(args: argparse.Namespace) -> None:
     """All stages. What an earlier run did is done again, except for asking: so nothing can be out of date."""
     folder, inputs = args.output, [found for pair in args.inputs for found in files_of(*pair)]
-    evaluation = unify.read_evaluation(args.evaluation)  # its faults come before anything is asked
+    evaluation = unify.read_evaluation(args.evaluation)  # its faults come before anything is made
+    for name, path, _ in inputs:  # and so do theirs
+        next(iter(SOURCES[name].read(path)), None)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(args.journal or folder / "journal.jsonl"))
-        for left in folder.glob(".*.tmp"):  # by a run that was killed: nobody else has the journal
-            left.unlink()
+        for left in folder.glob(".*.[0-9]*.tmp"):  # by a run that was killed: nobody else has the journal
+            if TEMPORARY.fullmatch(left.name):
+                left.unlink()
         writer, second = (open_endpoint(args, prefix, journal, stack) for prefix in ("", "judge_"))
         jobs = [(job_of("complete", args, writer, folder / "review.jsonl"), COMPLETED)]
         jobs += [(job_of("judge", args, second, folder / "review.jsonl"), JUDGED)] if second else []
@@ -272,6 +286,7 @@ def open_endpoint(
         return None
     prices = (flags["price_in"], flags["price_out"])
     options = {"max_tokens": args.max_tokens, "workers": args.workers, "rate": args.rate, "tries": args.tries}
+    options["temperature"] = flags["temperature"]
     options |= {"backoff": args.backoff, "read": args.timeout, "total": args.timeout}
     options |= {"prices": prices if any(prices) else None}
     key = read_key(flags["key_variable"])
@@ -279,8 +294,11 @@ def open_endpoint(
 
 
 def apart(output: Path, inputs: list[Path]) -> None:
+    """Raises UserError for an output that is a folder or one of the inputs."""
+    if output.is_dir():
+        raise cli.UserError(f"--output {output} is a folder; name a file")
     if output.resolve() in [path.resolve() for path in inputs]:
-        raise cli.UserError(f"--output {output} is one of the inputs; choose another name")
+        raise cli.UserError(f"{output} is to be written, but is one of the inputs; choose another --output")
 
 
 def files_of(source: str, path: Path) -> list[tuple[str, Path, str]]:
@@ -337,6 +355,8 @@ def add_model(
     add(f"--{prefix}model", default=defaults[1], metavar="NAME", help=f"its name there; {without}")
     help = "environment variable that holds the key; may be unset for a server that wants none"
     add(f"--{prefix}key-variable", default=defaults[2], metavar="VAR", help=help)
+    help = "for some models it must be 1"
+    add(f"--{prefix}temperature", type=cli.number(float, 0, 2), default=0.0, metavar="T", help=help)
     add(f"--{prefix}price-in", **price, help="of a million tokens of prompts, to tell the cost")
     add(f"--{prefix}price-out", **price, help="of a million tokens of answers")
 

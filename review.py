@@ -24,9 +24,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from agent import printable
 from calls import JSON, check_call, check_calls
-from cli import UserError
+from cli import UserError, printable
 from complete import source_of
 from data import check_record, numbered_lines
 from sandbox import cut

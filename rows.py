@@ -338,6 +338,38 @@ def _union(parts: list[dict]) -> dict:
     return out
 
 
+# ---- observations that report a fault ----
+
+RAISED = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception|Failed|Interrupt|Exit))(?::|\s*$)", re.MULTILINE)
+REPORTED = re.compile(r'\s*(?:error\b|\{\s*"error":\s*"[^"])', re.IGNORECASE)  # the latter: JSON cut short
+HINT = re.compile("error|exception|failed|interrupt|exit", re.IGNORECASE)  # without it there is none
+
+
+def is_error(observation: str) -> bool:
+    """Does an observation report a failure: by a key `error`, its first word or an exception?"""
+    if not HINT.search(observation):
+        return False
+    try:
+        return _has_error(JSON.decode(observation))
+    except (ValueError, RecursionError):
+        return bool(REPORTED.match(observation) or raised(observation))
+
+
+def _has_error(value: object) -> bool:
+    """Look into the result of a call, or each of a list of results."""
+    if isinstance(value, list):
+        return any(map(_has_error, value))
+    if isinstance(value, dict):
+        return bool(value.get("error")) or any(_has_error(value.get(key)) for key in ("results", "response"))
+    return isinstance(value, str) and bool(REPORTED.match(value))
+
+
+def raised(text: str) -> str | None:
+    """The exception that a traceback, or the last line of a text, ends in."""
+    found = RAISED.findall(text if "Traceback" in text else text.strip().rpartition("\n")[2])
+    return found[-1] if found else None
+
+
 # ---- tools, texts, records ----
 
 
@@ -396,20 +428,22 @@ def said(text: str) -> str:
     return text.strip()
 
 
-# An observation that reports a fault. Some faults hide in a good-looking "response"; those stay unmarked.
-FAULT = re.compile(r'\s*\[?\s*\{\s*"error":(?!\s*(?:""|null|false|\[\]|\{\}))')
-RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Failed)(?::|\Z)")  # the last line of a traceback
-
-
 def record_of(
     domain: str, tools: list[dict], turns: list[dict], missing: list[str], dropped: Counter
 ) -> dict:
     """A record whose source names what the row lacked, what was left behind, which observations are faults.
 
-    Source.convert adds the data set and the row's id.
+    Source.convert adds the data set and the row's id. Raises Refused for a call outside the tool list that
+    has a result; one that has none is left to verify.py, where another call does not make a result untrue.
     """
+    names = {tool["name"] for tool in tools}
+    for i, turn in enumerate(turns):
+        unknown = [call["name"] for call in turn.get("calls", ()) if call["name"] not in names]
+        followed = unknown and turns[i : end_of_query(turns, i)]
+        if followed and any(turn["role"] == "observation" for turn in followed):
+            raise outside(unknown[0], tools)
     seen = [(i, turn["content"]) for i, turn in enumerate(turns) if turn["role"] == "observation"]
-    errors = [i for i, text in seen if FAULT.match(text) or RAISED.match(text.rpartition("\n")[2])]
+    errors = [i for i, text in seen if is_error(text)]
     source = {"missing": missing, "dropped": {what: count for what, count in dropped.items() if count}}
     source |= {"errors": [f"trajectory.{i}" for i in errors]} if errors else {}
     return {**({"tools": tools} if tools else {}), "domain": domain, "trajectory": turns, "source": source}
@@ -426,3 +460,8 @@ def summarize(turns: list[dict], missing: list[str], answer: str) -> None:
     if not answer:
         missing.append(f"trajectory.{len(turns)}.content")
     turns.append({"role": "summarizer", "content": answer})
+
+
+def end_of_query(turns: list[dict], i: int) -> int:
+    """The number of the next user turn behind turn i, or of the end."""
+    return next((j for j in range(i, len(turns)) if turns[j]["role"] == "user"), len(turns))

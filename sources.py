@@ -30,7 +30,6 @@ from rows import (
     embedded,
     field,
     literal,
-    outside,
     parameters_of,
     read_rows,
     read_type,
@@ -138,15 +137,6 @@ def filled(text: str) -> str:
     return text
 
 
-def inside(name: Any, tools: list[dict]) -> str:
-    """The name, refused where no tool has it."""
-    if not isinstance(name, str):
-        raise Refused("call without a name", repr(name))
-    if all(tool["name"] != name for tool in tools):
-        raise outside(name, tools)
-    return name
-
-
 # ---- APIGen (xlam-function-calling-60k) ----
 # {"id", "query", "answers": JSON text of [{"name", "arguments"}], "tools": JSON text of [{"name",
 #  "description", "parameters": {parameter: {"type", "description", "default"?}}}]}. `parameters` is flat, and
@@ -162,8 +152,6 @@ def apigen(row: dict) -> dict:
     calls = embedded(row.get("answers"), list, "answers")
     calls = [{"name": field(c, "name", str), "arguments": field(c, "arguments", dict)} for c in calls]
     tools = unlike([flat_tool(tool, calls, dropped) for tool in given], dropped)
-    for call in calls:
-        inside(call["name"], tools)
     parts: list[tuple[str, Any]] = [("user", field(row, "query", str))]
     if calls:
         turns, missing = dialogue([*parts, ("call", calls)], dropped)
@@ -232,7 +220,7 @@ def toolace(row: dict) -> dict:
         elif role == "tool":
             parts.append(("result", results(value, parts)))
         elif role == "assistant":
-            parts.append(call_or_prose(value.strip(), names, tools))
+            parts.append(call_or_prose(value.strip(), names))
         else:
             raise Refused("unknown role", role)
     turns, missing = dialogue(parts, dropped)
@@ -279,10 +267,10 @@ def results(text: str, parts: list[tuple[str, Any]]) -> str:
     return text
 
 
-def call_or_prose(text: str, names: list[str], tools: list[dict]) -> tuple[str, Any]:
+def call_or_prose(text: str, names: list[str]) -> tuple[str, Any]:
     """An assistant's turn as a part. names: of the tools, the longest first. Raises Refused."""
     if text.startswith("[") and (text.endswith(")]") or text == "[]" or starts_call(text, 1, names)):
-        return "call", read_calls(text, names, tools)
+        return "call", read_calls(text, names)
     bare = text.endswith(")") and starts_call(text, 0, names)
     if bare or ("[" in text and any(f"[{name}(" in text for name in names)):
         raise Refused("call inside prose", text)
@@ -303,14 +291,20 @@ SCALARS = {"True": True, "False": False, "None": None}
 PIECE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[(\[{]|[)\]}]|,|[^'"()\[\]{},]+""", re.DOTALL)
 
 
-def read_calls(text: str, names: list[str], tools: list[dict]) -> list[dict]:
+UNLISTED = re.compile(r"[^\[\](){}\n]+?(?= *\()")
+
+
+def read_calls(text: str, names: list[str]) -> list[dict]:
     """[Name(a="x", b=1), Other()] -> calls. Raises Refused unless each character has its place."""
     calls, at = [], 1
     while True:
         at = GAP.match(text, at).end()
         name = starts_call(text, at, names)
         if name is None:
-            raise outside(text[at:].split("(")[0].strip(), tools)
+            unlisted = UNLISTED.match(text, at)
+            if not unlisted:
+                raise Refused("call that cannot be read", text[at:])
+            name = unlisted[0]
         at = text.index("(", at + len(name)) + 1
         arguments, at = read_arguments(text, at)
         calls.append({"name": name, "arguments": arguments})
@@ -402,7 +396,7 @@ def glaive(row: dict) -> dict:
                 dropped["words before a call"] += bool(prose.strip())
             elif OTHER_CALL.search(text):
                 raise Refused("call in another form", text)
-            parts.append(("call", [glaive_call(written, tools)]) if call else ("answer", text))
+            parts.append(("call", [glaive_call(written)]) if call else ("answer", text))
     turns, missing = dialogue(parts, dropped)
     return record_of("bfcl", tools, turns, missing, dropped)
 
@@ -424,7 +418,7 @@ def glaive_tools(system: str, dropped: Counter) -> list[dict]:
     return tools
 
 
-def glaive_call(text: str, tools: list[dict]) -> dict:
+def glaive_call(text: str) -> dict:
     found = WRITTEN.fullmatch(text)
     if not found:
         raise Refused("call in another form", text)
@@ -437,7 +431,7 @@ def glaive_call(text: str, tools: list[dict]) -> dict:
         value = embedded(arguments, dict, "arguments")
     if not isinstance(value, dict):
         raise Refused("arguments that are no JSON object", arguments)
-    return {"name": inside(JSON.decode(name), tools), "arguments": value}
+    return {"name": JSON.decode(name), "arguments": value}
 
 
 # ---- the table ----

@@ -22,12 +22,16 @@ from tqdm import tqdm
 
 import cli
 import data
-from agent import printable
+from calls import LIST, TEXT, check_value, object_of
 from complete import source_of
 from endpoint import Endpoint, Unanswered
 from rows import Refused
 from unify import HELD_OUT, TRAIN
 
+SOURCE = {"type": "object", "additionalProperties": True}  # of a record, as far as the stages read it
+SOURCE["properties"] = {"dataset": TEXT, "file": TEXT, "index": {"type": "integer"}}
+SOURCE["properties"] |= dict.fromkeys(("missing", "completed", "recovered"), LIST | {"items": TEXT})
+SOURCE["properties"]["scores"] = object_of({"steps": {"type": "object"}}) | {"additionalProperties": True}
 Item = tuple[dict, Any]  # which row it is (dataset, file, index), and the row
 Results = list[tuple[str, dict]]  # what a row becomes: names of files, and lines for them
 WAITING = "waiting for review"
@@ -64,7 +68,11 @@ class Tally:
 
 
 def remarks(record: dict) -> Iterator[str]:
-    """Who wrote the texts of a record that is kept: the data, a model, nobody yet."""
+    """Who wrote the texts of a record that is kept (the data, a model, nobody yet), and what it calls."""
+    names = {tool["name"] for tool in record.get("tools", ())}
+    calls = (call for turn in record["trajectory"] for call in turn.get("calls", ()))
+    if any(call["name"] not in names for call in calls):
+        yield "kept: rows with a call outside the tool list, for verify"
     source = source_of(record)
     missing, completed = source.get("missing", ()), source.get("completed", ())
     for i, turn in enumerate(record["trajectory"]):
@@ -102,7 +110,7 @@ def process(
             for item, results, error in tqdm(attempts, desc=stage, total=total, unit=" rows", disable=None):
                 if error:
                     results = tally.refuse(item, error.reason, error.detail)
-                    tally.again += error.reason.startswith("no answer in")
+                    tally.again += isinstance(error, Unanswered) and error.passing
                 tally.add(item, results)
                 for name, line in results:
                     files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -119,7 +127,7 @@ def write_all(paths: list[Path], write: Callable[[list[Path]], None], ready: tup
     cli.write_whole(paths[0], lambda temporary: write_all(paths[1:], write, (*ready, temporary)))
 
 
-def attempt(step: Callable[[Any], Results], item: Item) -> tuple[Item, Results, Exception | None]:
+def attempt(step: Callable[[Any], Results], item: Item) -> tuple[Item, Results, Refused | Unanswered | None]:
     try:
         return item, step(item[1]), None
     except (Refused, Unanswered) as error:
@@ -158,6 +166,10 @@ def read_items(path: Path, every: int = 1) -> Iterator[Item]:
         record = data.read_line(line, f"{path}:{number}")
         where = {"dataset": path.name, "file": path.name, "index": number - 1}
         record["source"] = where | source_of(record)
+        try:
+            check_value(record["source"], SOURCE, "source")
+        except ValueError as fault:
+            raise cli.UserError(f"{path}:{number}: {fault}") from None
         yield {key: record["source"][key] for key in where}, record
 
 
@@ -178,13 +190,13 @@ def table(tallies: list[Tally]) -> str:
             rows.append([f"{tally.stage:<9} {what}", *map("{:,}".format, (*numbers, sum(numbers)))])
             if what in tally.first:
                 first = f"{tally.stage:<9} {what}: " + " ".join(tally.first[what].split())
-                firsts.append(printable(first)[:200])
+                firsts.append(first[:200])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     )
     heading = ["", "the first row of each reason:"] if firsts else []
-    return "\n".join([*lines, *heading, *firsts]) + "\n"
+    return cli.printable("\n".join([*lines, *heading, *firsts])) + "\n"
 
 
 def finish(tallies: list[Tally], endpoints: list[Endpoint]) -> None:

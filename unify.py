@@ -264,6 +264,8 @@ def unify(
     TRAIN, HELD_OUT, "refused: REASON", and "kept: ..." for remarks on the other rows. Raises UserError.
     """
     entries = sorted(read_entries(paths, evaluation, seed, share, names, hide))
+    if not entries:
+        raise UserError(f"{paths[0]}: is empty; wanted records, one JSON object per line")
     chosen: dict[str, list[tuple[Entry, str]]] = {TRAIN: [], HELD_OUT: [], ASIDE: []}
     counts: Counter[tuple[str, str]] = Counter()
     seen: set[bytes] = set()

@@ -14,8 +14,9 @@ Decisions, where the paper and the data formats are silent:
     answered by an error and mended in a later step; source.recovered lists these.
   - Calls are corrected only where no observation follows: it would be the result of calls that no longer
     stand there. Such a row is refused. (In a review, a person who sees the observation decides.)
-  - Completed texts round a corrected call were written with the wrong one in sight and are written anew. A
-    text of the data itself that names the wrong function refuses the row.
+  - Completed texts round a corrected call were written with the wrong one in sight and are written anew, by
+    the second model and without a score (source.rewritten). A text of the data itself that names the wrong
+    function refuses the row.
   - The second model gets the functions and the history, without the calls in question and without completed
     thoughts, whose author had seen those calls. Arguments that only repeat a default do not count.
 """
@@ -32,7 +33,7 @@ from agent import Tools
 from calls import BEFORE, JSON, check_call, check_calls, parse_calls, same_calls
 from complete import DATA, PATH, Fault, complete, consult, quoted, shown, source_of, unfenced
 from endpoint import Ask
-from rows import Refused
+from rows import Refused, end_of_query, is_error, raised
 from sandbox import EMPTY, Sandbox, cut
 
 
@@ -79,12 +80,14 @@ MISFITS = {"missing": "missing argument", "unknown": "unknown argument", "got": 
 
 
 def step_faults(record: dict, environment: Tools | None = None) -> dict[int, dict]:
-    """The first fault of each executor turn that has one, by number of the turn."""
+    """The fault of each executor turn that has one, by number of the turn: the first function that is not on
+    offer, which no person is to wave through, or else the first fault."""
     found = {}
     for i, turn in enumerate(record["trajectory"]):
         if "calls" in turn:
-            faults = (call_fault(call, record, environment) for call in turn["calls"])
-            if fault := next(filter(None, faults), None):
+            faults = [fault for call in turn["calls"] if (fault := call_fault(call, record, environment))]
+            if faults:
+                fault = min(faults, key=lambda fault: fault["kind"] not in (UNKNOWN, SIMILAR))
                 found[i] = {"path": f"trajectory.{i}.calls"} | fault
         elif turn["role"] == "executor":
             path = f"trajectory.{i}.content"
@@ -112,35 +115,7 @@ def similar(name: str, tools: list[dict]) -> bool:
     return any(a.endswith(b) or b.endswith(a) for a in spelled[:1] for b in spelled[1:] if a and b)
 
 
-# ---- errors, and recovery from them ----
-
-RAISED = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception|Interrupt|Exit))(?::|\s*$)", re.MULTILINE)
-REPORTED = re.compile(r'\s*(?:error\b|\{\s*"error":\s*"[^"])', re.IGNORECASE)  # the latter: JSON cut short
-
-
-def is_error(observation: str) -> bool:
-    """Does an observation report a failure: by a key `error`, its first word or an exception?"""
-    if not re.search("error|exception", observation, re.IGNORECASE):
-        return False
-    try:
-        return _has_error(JSON.decode(observation))
-    except (ValueError, RecursionError):
-        return bool(REPORTED.match(observation) or raised(observation))
-
-
-def _has_error(value: object) -> bool:
-    """Look into the result of a call, or each of a list of results."""
-    if isinstance(value, list):
-        return any(map(_has_error, value))
-    if isinstance(value, dict):
-        return bool(value.get("error")) or any(_has_error(value.get(key)) for key in ("results", "response"))
-    return isinstance(value, str) and bool(REPORTED.match(value))
-
-
-def raised(text: str) -> str | None:
-    """The exception that a traceback, or the last line of a text, ends in."""
-    found = RAISED.findall(text if "Traceback" in text else text.strip().rpartition("\n")[2])
-    return found[-1] if found else None
+# ---- recovery from errors ----
 
 
 def forgive(record: dict, found: dict[int, dict]) -> tuple[dict, dict[int, dict]]:
@@ -154,11 +129,6 @@ def forgive(record: dict, found: dict[int, dict]) -> tuple[dict, dict[int, dict]
             mended.append(i)
     record = marked(record, "recovered", [found[i]["path"] for i in mended])
     return record, {i: fault for i, fault in found.items() if i not in mended}
-
-
-def end_of_query(turns: list[dict], i: int) -> int:
-    """The number of the next user turn behind turn i, or of the end."""
-    return next((j for j in range(i, len(turns)) if turns[j]["role"] == "user"), len(turns))
 
 
 def marked(record: dict, key: str, paths: list[str]) -> dict:
@@ -232,7 +202,8 @@ def correct(record: dict, i: int, fault: dict, ask: Ask | None, environment: Too
 def replaced(record: dict, i: int, calls: list[dict]) -> dict:
     """The record with other calls in step i, and with the completed texts emptied that the old ones shaped.
 
-    These are the thought before and all up to the next query. They are missing again, for `complete`.
+    These are the thought before and all up to the next query. They are missing again, for `complete`, and
+    their scores, which were given to the old ones, are dropped; source.rewritten lists them.
     """
     turns, source = list(record["trajectory"]), source_of(record)
     turns[i], end = {"role": "executor", "calls": calls}, end_of_query(turns, i)
@@ -240,10 +211,14 @@ def replaced(record: dict, i: int, calls: list[dict]) -> dict:
     stale = {path: j for path, j in stale.items() if i - 1 <= j < end}
     for j in stale.values():
         turns[j] = turns[j] | {"content": ""}
-    if stale:
-        source = source | {"missing": [*source.get("missing", []), *stale]}
-        source["completed"] = [path for path in source["completed"] if path not in stale]
-    return record | {"trajectory": turns} | ({"source": source} if stale else {})
+    if not stale:
+        return record | {"trajectory": turns}
+    source = source | {"missing": [*source.get("missing", []), *stale]}
+    source["completed"] = [path for path in source["completed"] if path not in stale]
+    if scores := source.get("scores"):
+        steps = {path: score for path, score in scores["steps"].items() if path not in stale}
+        source["scores"] = scores | {"steps": steps}
+    return marked(record | {"trajectory": turns, "source": source}, "rewritten", [*stale])
 
 
 def second_opinions(
@@ -328,7 +303,8 @@ def code_fault(got: str, observed: str | None) -> str | None:
     if observed is not None and same_output(got, observed):
         return None
     if raised(got) == "ModuleNotFoundError":
-        return f"code that needs a module not installed here: {got.rpartition(' ')[2][:40]}"
+        module = re.search(r"'([A-Za-z_]\w{0,39})[\w.]*'\s*\Z", got)
+        return f"code that needs a module not installed here: {module[1] if module else '?'}"
     if raised(got):
         return "code that fails"
     return None if observed is None else "code that gives another output"

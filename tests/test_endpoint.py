@@ -24,7 +24,8 @@ from chat_server import FAULTS, ChatServer, misbehave
 
 import cli
 import endpoint
-from endpoint import Closed, Endpoint, Journal, Preview, Previewed, Unanswered, estimate, seconds_after
+from endpoint import Closed, Endpoint, Preview, Previewed, Unanswered, estimate, seconds_after
+from journal import Journal
 
 KEY = "sk-very/secret+0123456789"
 
@@ -97,15 +98,17 @@ PERMANENT += [(None, choice(None, "stop", refusal="I will not."))]
 
 @pytest.mark.parametrize("fault, answer", PERMANENT)
 def test_a_refusal_is_journaled_and_not_asked_again(fault, answer, tmp_path):
-    said = []
-    with ChatServer(lambda request: answer, lambda key, attempt: fault) as server:
+    said, faults = [], [None, fault]
+    with ChatServer(lambda request: answer, lambda key, attempt: faults.pop(0)) as server:
         for _ in range(2):
             with Journal(tmp_path / "answers.jsonl") as journal, connect(server, journal) as client:
+                with contextlib.suppress(Unanswered):  # the server answers something, and means what it says
+                    client.ask(question(1))
                 with pytest.raises(Unanswered) as refused:
                     client.ask(question())
                 said.append((refused.value.reason, refused.value.detail))
-    assert len(server.requests) == 1 == len(lines(journal.path)) and said[0] == said[1]
-    assert lines(journal.path)[0]["content"] is None
+    assert len(server.requests) == 2 == len(lines(journal.path)) and said[0] == said[1]
+    assert lines(journal.path)[1]["content"] is None
 
 
 def test_an_answer_that_was_cut_off_is_an_answer(journal):
@@ -133,6 +136,27 @@ def test_a_fault_of_all_requests_is_the_users(fault, word, journal):
                 client.ask(question(number))
             assert "\n" not in str(error.value) and KEY not in str(error.value)
     assert len(server.requests) == 1 and lines(journal.path) == []
+
+
+def test_refusals_alone_end_the_asking_and_are_asked_again(journal):
+    with ChatServer(add_one, lambda key, n: "400" if broken else None) as server:
+        broken = True
+        with connect(server, journal) as client:
+            for number in range(endpoint.HOPELESS - 1):
+                with pytest.raises(Unanswered):
+                    client.ask(question(number))
+            for number in (30, 31):
+                with pytest.raises(cli.UserError, match=r"20 requests and no answer.*\(400\).*--max-tokens"):
+                    client.ask(question(number))
+        assert len(server.requests) == endpoint.HOPELESS and lines(journal.path) == []
+        with connect(server, journal) as client:
+            broken = False
+            assert client.ask(question(0)) == "1"
+            broken = True
+            for number in range(1, 40):  # after an answer it is the requests
+                with pytest.raises(Unanswered):
+                    client.ask(question(number))
+    assert len(lines(journal.path)) == 40
 
 
 def test_no_server_from_the_start_or_later(journal):
@@ -244,7 +268,8 @@ CHILD = """
     import sys
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
-    from endpoint import Endpoint, Journal
+    from endpoint import Endpoint
+    from journal import Journal
 
     def ask(number):
         client.ask([{"role": "system", "content": "Add one."}, {"role": "user", "content": str(number)}])
@@ -407,6 +432,17 @@ def test_a_file_of_another_kind_is_not_cut(text, tmp_path):
     assert path.read_text() == text
 
 
+def test_a_journal_without_an_answer_leaves_no_file(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    with Journal(path):
+        assert path.exists()
+    assert not path.exists()
+    path.touch()  # somebody else's
+    with Journal(path):
+        pass
+    assert path.exists()
+
+
 def test_places_that_hold_no_journal(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file" / "answers.jsonl"):
@@ -418,7 +454,7 @@ def test_a_full_disk_leaves_whole_lines(journal, monkeypatch):
     journal.add(ENTRY)
     write = os.write
     with monkeypatch.context() as patch, pytest.raises(cli.UserError, match="no space left.*free space"):
-        patch.setattr(endpoint.os, "write", lambda file, data: write(file, data[:20]))
+        patch.setattr(os, "write", lambda file, data: write(file, data[:20]))
         journal.add(ENTRY | {"key": "cd" * 32})
     assert lines(journal.path) == [ENTRY] and "cd" * 32 not in journal
     journal.add(ENTRY | {"key": "cd" * 32})

@@ -368,6 +368,14 @@ WRONG = {
     "judge, score": ("judge {record} --output {out}/o.jsonl --min-step 11", "wanted int from 1 to 10"),
     "verify, absent": ("verify {out}/absent --output {out}/o.jsonl --model ''", "absent: cannot be read"),
     "verify, responses": ("verify {record} --output {out}/o.jsonl --responses x", "got no --tools"),
+    "judge, strange source": ("judge {strange} --output {out}/o.jsonl", "source.missing: got 5"),
+    "verify, onto the journal": (
+        "verify {record} --output {out}/o.jsonl --journal {out}/o.jsonl",
+        "is one of the inputs",
+    ),
+    "verify, a folder": ("verify {record} --output {empty} --model ''", "is a folder"),
+    "unify, empty": ("unify {nothing} --output {out}", "nothing.json: is empty"),
+    "unify, onto itself": ("unify {empty}/train.jsonl --output {empty}", "is one of the inputs"),
     "review, absent": ("review {out}/review.jsonl", "review.jsonl: cannot be read"),
     "review, records": ("review {record}", "wanted review.jsonl"),
     "unify, no record": ("unify {text} --output {out}", "rows.txt:1: not JSON"),
@@ -382,16 +390,18 @@ def test_wrong_input_is_one_line(tmp_path, capsys, argv, words):
     paths["empty"].mkdir()
     contents = {"rows": json.dumps(ROWS["apigen"]), "broken": json.dumps([apigen(6)]), "text": "hello"}
     turns = [{"role": "user", "content": "?"}, {"role": "reasoner", "content": "", "next": "summarizer"}]
-    contents["record"] = json.dumps({"trajectory": [*turns, {"role": "summarizer", "content": "!"}]})
+    record = {"trajectory": [*turns, {"role": "summarizer", "content": "!"}]}
+    contents["record"] = json.dumps(record)
+    contents["nothing"] = ""
+    contents["strange"] = json.dumps(record | {"source": {"missing": 5}})
     for name, content in contents.items():
         paths[name] = tmp_path / ("rows.txt" if name == "text" else f"{name}.json")
         paths[name].write_text(content)
-    before = files(tmp_path / "empty")
     assert command(*(part.format(**paths).replace("''", "") for part in argv.split())) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1, error
-    assert files(tmp_path / "empty") == before and paths["rows"].read_text() == contents["rows"]
-    assert not [*paths["out"].glob("*.jsonl")] or "journal" in str([*paths["out"].glob("*.jsonl")])
+    assert not [*paths["empty"].iterdir()] and paths["rows"].read_text() == contents["rows"]
+    assert not paths["out"].exists() or not [*paths["out"].iterdir()]
 
 
 def test_fault_of_all_rows_stops_at_once(inputs, tmp_path, capsys):
@@ -399,6 +409,22 @@ def test_fault_of_all_rows_stops_at_once(inputs, tmp_path, capsys):
         assert run(pipeline.main, arguments(server, inputs, tmp_path)) == 2
         assert len(server.requests) <= 4
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "2-completed.jsonl").exists()
+
+
+def test_refusals_of_all_requests_stop_a_run(inputs, tmp_path, capsys):
+    with ChatServer(play, lambda key, attempt: "400") as server:
+        assert run(pipeline.main, arguments(server, inputs, tmp_path, "--temperature", 0.5)) == 2
+        assert {request.body["temperature"] for request in server.requests} == {0.5}
+        assert len(server.requests) < 20 + 4
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "20 requests and no answer" in error and "temperature" in error
+    assert not (tmp_path / "2-completed.jsonl").exists() and not (tmp_path / "journal.jsonl").exists()
+
+
+def test_a_report_cannot_steer_a_terminal():
+    tally = stages.Tally("judge")
+    tally.add(({"dataset": "a\x1b[2J"}, {}), [("refused", {"reason": "so\x1b]0;x\x07"})])
+    assert "\x1b" not in stages.table([tally]) and "\\x1b[2J" in stages.table([tally])
 
 
 # ---- from published rows to a trained adapter and its figures ----

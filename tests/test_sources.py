@@ -16,6 +16,7 @@ from cli import UserError
 from frames import load_frame
 from rows import Refused
 from sources import SOURCES
+from verify import verify
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 TINY = Path(__file__).parents[1] / "tiny"
@@ -141,8 +142,7 @@ APIGEN_REFUSALS = [
     ("answers that cannot be read", apigen_row([], [sky()], answers='[{"name": "sky", "name": "x"}]')),
     ("answers of another type", apigen_row({}, [sky()])),
     ("tools of another type", apigen_row([], [sky()], tools=None)),
-    ("call outside the tool list", apigen_row([ASK | {"name": "moon"}], [sky()])),
-    ("call outside the tool list, nearly inside", apigen_row([ASK | {"name": "Sky"}], [sky()])),
+    ("not a valid record", apigen_row([ASK | {"name": "two\nlines"}], [sky()])),
     ("tool parameter that is no object", apigen_row([ASK], [sky(type="str")])),
     ("not the source's shape", apigen_row([ASK | {"arguments": "{}"}], [sky()])),
     ("not the source's shape", apigen_row([ASK], [{"name": "sky"}])),
@@ -301,8 +301,10 @@ def test_ends_that_are_no_end_are_dropped():
 
 
 TOOLACE_REFUSALS = [
-    ("call outside the tool list", ace_row("u Go", "a [Moon(x=1)]")),
-    ("call outside the tool list, nearly inside", ace_row("u Go", "a [SkyAPI(x=1)]")),
+    ("call outside the tool list", ace_row("u Go", "a [Moon(x=1)]", "t no", "u Go on", "a [API()]")),
+    ("call outside the tool list, nearly inside", ace_row("u Go", "a [SkyAPI(x=1)]", "t no", "a It failed.")),
+    ("call that cannot be read", ace_row("u Go", "a [1] says so (in part)]")),
+    ("call that cannot be read", ace_row("u Go", "a [see the page (it is long)]")),
     ("call that cannot be read", ace_row("u Go", 'a [API("Bali")]')),
     ("call that cannot be read", ace_row("u Go", "a [API(a=now())]")),
     ("call that cannot be read", ace_row("u Go", "a [API(a=1/6)]")),
@@ -310,7 +312,7 @@ TOOLACE_REFUSALS = [
     ("call that cannot be read", ace_row("u Go", 'a [API(a="it"s")]')),
     ("call that cannot be read", ace_row("u Go", 'a [API(a="Bali)]')),
     ("call that cannot be read", ace_row("u Go", "a [API(a={1, 2})]")),
-    ("call outside the tool list", ace_row("u Go", "a []")),
+    ("call that cannot be read", ace_row("u Go", "a []")),
     ("text after a call", ace_row("u Go", "a [API(a=1)] Done.")),
     ("text after a call", ace_row("u Go", "a [API(a=1); API(a=2)]")),
     ("call inside prose", ace_row("u Go", "a Sure: [API(a=1)]")),
@@ -466,8 +468,11 @@ GLAIVE_REFUSALS = [
     (MARKUP, chat("u Go", TO, 'f {"title": "Big in \nASSISTANT: Top"} <|endoftext|>', "a So.")),
     (MARKUP, chat('u The book "\nASSISTANT: A Modern" <|endoftext|>', "a So.")),
     (MARKUP, chat("u Go <functioncall>", "a So.")),
-    ("call outside the tool list, nearly inside", chat("u Go", functioncall("{}", "text-sms"))),
-    ("call outside the tool list", chat("u Go", functioncall("{}", "moon"))),
+    (
+        "call outside the tool list, nearly inside",
+        chat("u Go", functioncall("{}", "text-sms"), "f no", "a So."),
+    ),
+    ("call outside the tool list", chat("u Go", functioncall("{}", "moon"), "f no", "a So.")),
     (
         "two tools of one name",
         chat(
@@ -517,6 +522,22 @@ def test_file_of_another_form_is_told(tmp_path):
         list(SOURCES["glaive"].read(tmp_path / "rows.json"))
 
 
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("apigen", apigen_row([ASK, ASK | {"name": "moon"}], [sky()])),
+        ("toolace", ace_row("u Go", 'a [moon(a=["x"]), API()]')),
+        ("toolace", ace_row("u Go", "a [moon(x=1)]", "u And now?", "a [API()]", "t rain", "a Rain.")),
+        ("glaive", chat("u Go", functioncall("{}", "moon"), "u Stop", "a I stop.")),
+    ],
+)
+def test_calls_outside_the_list_without_a_result_are_for_verify(source, row):
+    record = converted(source, row)
+    assert "moon" in [call["name"] for call in record["trajectory"][2]["calls"]]
+    verdict = verify(record)
+    assert verdict.verdict == "refused" and verdict.faults[0]["kind"] == "function not on offer"
+
+
 def test_one_broken_row_does_not_stop_a_file(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([{"id": 1}, chat("u Go", "a No.")]))
     assert len(list(SOURCES["glaive"].read(tmp_path / "rows.json"))) == 2
@@ -545,7 +566,12 @@ REAL: dict[tuple[str, str], dict[str, int]] = {
     ("toolbench-messages", "toolbench/train_messages_0830_reduced.json"): {"in": 20, "out": 14, GAVE_UP: 6},
     ("apigen", "apigen/xlam_verbatim_rows.json"): {"in": 14, "out": 14},
     ("apigen", "apigen/xlam_reconstructed_rows.json"): {"in": 120, "out": 119, "two tools of one name": 1},
-    ("toolace", "toolace/toolace_rows_rebuilt.json"): {"in": 95, "out": 92, "empty turn": 2, OUTSIDE: 1},
+    ("toolace", "toolace/toolace_rows_rebuilt.json"): {
+        "in": 95,
+        "out": 92,
+        "empty turn": 2,
+        "call that cannot be read": 1,
+    },
     ("glaive", "glaive/glaive_raw_rows.json"): {"in": 13, "out": 12, "no tools in the system text": 1},
     ("glaive", "glaive/glaive_rows_rebuilt.json"): {"in": 52, "out": 52},
     ("mathcoder", "mathgenie/mathcoder_trajectories.jsonl"): {

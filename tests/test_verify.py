@@ -10,12 +10,10 @@ from test_complete import Model
 from agent import Tools
 from cli import UserError
 from data import check_record
-from rows import Refused
+from rows import Refused, is_error, raised
 from sandbox import EMPTY, Sandbox
 from verify import (
     difference,
-    is_error,
-    raised,
     read_calls,
     replaced,
     same_output,
@@ -141,6 +139,7 @@ def test_unreadable_call():
         ("Traceback (most recent call last)\n  x\nKeyError: 'y'\nmore", True),
         ('{"note": "Exception"}', False),
         ("[" * 10_000 + '"error"', False),
+        ("0.5\nPolynomialDivisionFailed: couldn't reduce degree", True),
     ),
 )
 def test_is_error(text, error):
@@ -230,6 +229,11 @@ def test_correction_that_fails(answers, reason):
     assert kinds(verdict) == [reason]
 
 
+def test_a_function_not_on_offer_outweighs_other_faults_of_its_step():
+    wrong_type = {"name": "get_weather", "arguments": {"city": 5}}
+    assert kinds(verify(make(([wrong_type, WRONG], None)))) == ["function not on offer"]
+
+
 def test_the_model_is_told_what_does_not_fit():
     model = Model([WRONG], [BALI])
     assert verify(make(([WRONG], None)), model).verdict == "pass"
@@ -267,9 +271,12 @@ def test_replaced_touches_its_own_query_only():
     record["source"] = {"completed": paths, "missing": []}
     new = replaced(record, 7, [BALI])
     assert [i for i, turn in enumerate(new["trajectory"]) if turn.get("content") == ""] == [6, 8, 9]
-    assert new["source"] == {"completed": paths[:3], "missing": paths[3:]}
+    assert new["source"] == {"completed": paths[:3], "missing": paths[3:], "rewritten": paths[3:]}
     assert new["trajectory"][7]["calls"] == [BALI] and record["trajectory"][7]["calls"] == [ROME]
-    assert replaced(record, 2, [ROME])["source"] == {"completed": paths[3:], "missing": paths[:3]}
+    record["source"]["scores"] = {"overall": 9, "steps": dict.fromkeys(paths, 8)}
+    source = replaced(record, 2, [ROME])["source"]
+    assert source["completed"] == paths[3:] and source["missing"] == paths[:3] == source["rewritten"]
+    assert source["scores"] == {"overall": 9, "steps": dict.fromkeys(paths[3:], 8)}  # given to other texts
 
 
 # ---- (b) run in an environment ----
@@ -460,7 +467,7 @@ def test_code_is_run_only_where_asked():
             "x",
             "ModuleNotFoundError: No module named 'sympy'",
             "5",
-            "code that needs a module not installed here: 'sympy'",
+            "code that needs a module not installed here: sympy",
         ),
         ("x", "ModuleNotFoundError: No module named 'q'", "ModuleNotFoundError: No module named 'q'", None),
     ),
