@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate, takewhile
+from itertools import accumulate, islice, takewhile
 from pathlib import Path
 
 import torch
@@ -474,9 +474,9 @@ def next_tokens(model: Transformer, sequences: list[Sequence]) -> list[list[int]
     roles = torch.tensor(role_ids, device=device) if role_ids else None
     ids, rows = (torch.tensor(values, device=device) for values in (ids, rows))
     logits = model.lm_head(model.hidden_states(ids, roles, lengths, cache=caches, rows=rows))
-    sizes = [len(guess) + 1 for guess in guesses]
-    parts = zip(sequences, guesses, logits.split(sizes), logits.argmax(dim=-1).split(sizes), strict=True)
-    return [_settle(sequence, guess, part, best.tolist()) for sequence, guess, part, best in parts]
+    parts = zip(sequences, guesses, logits.split([len(guess) + 1 for guess in guesses]), strict=True)
+    best = iter(logits.argmax(dim=-1).tolist())
+    return [_settle(sequence, guess, part, [*islice(best, len(part))]) for sequence, guess, part in parts]
 
 
 def _settle(sequence: Sequence, guess: list[int], logits: Tensor, best: list[int]) -> list[int]:
