@@ -153,7 +153,8 @@ def theirs(model: nn.Module, frame: Frame, record: dict) -> tuple[float, int]:
 def check_same(models: dict[str, nn.Module], prompt: list[int]) -> None:
     """All adapters start at zero, so all must go on alike. Raises UserError."""
     known = list(generate(models["base alone"], prompt, max_new_tokens=8))
-    found = {"mor": list(generate(models["mor"], prompt, role_ids=[1] * len(prompt), role=1, max_new_tokens=8))}
+    roles = dict(role_ids=[1] * len(prompt), role=1)
+    found = {"mor": list(generate(models["mor"], prompt, **roles, max_new_tokens=8))}
     for name in models.keys() & {"peft", "transformers"}:
         ids = torch.tensor([prompt], device=models[name].device)
         made = models[name].generate(
