@@ -27,11 +27,12 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data  # noqa: E402
+import model as transformer  # noqa: E402
 from agent import Episode, Tools, together  # noqa: E402
 from benchmarks import common, peers  # noqa: E402
 from cli import UserError, number, run  # noqa: E402
 from frames import Frame  # noqa: E402
-from model import ModelConfig, Sequence, Transformer, fitting_draft, generate, next_tokens  # noqa: E402
+from model import DRAFT, ModelConfig, Sequence, Transformer, fitting_draft, generate, next_tokens  # noqa: E402
 from mor import ROLES, MoRConfig  # noqa: E402
 
 SMALL = dict(hidden_size=768, intermediate_size=2048, num_attention_heads=12, num_key_value_heads=4)
@@ -77,8 +78,7 @@ class Dictation:
         self.passes: list[float] = []  # when each ended
 
     def __call__(self, model: Transformer, sequences: list[Sequence]) -> list[list[int]]:
-        for sequence in sequences:
-            sequence.temperature = 0.0 if self.drafts else 1e-9  # nothing is drafted for what is drawn
+        transformer.DRAFT = DRAFT if self.drafts else 0
         next_tokens(model, sequences)
         self.passes.append(time.perf_counter())
         return [self.take(sequence, model.config) for sequence in sequences]
