@@ -454,7 +454,7 @@ class Output:
             ) from None
 
     def save(self, step: int, model: Transformer, optimizer: torch.optim.AdamW) -> None:
-        """Write the training state, then the adapter, which a kill between the two leaves one save behind."""
+        """Write the training state, then the adapter; a kill between the two leaves it to `restore`."""
         if not self.writes:
             return
         metrics_bytes = (self.folder / METRICS).stat().st_size
@@ -468,7 +468,7 @@ class Output:
             mor.save_adapter(model, self.folder)
 
     def restore(self, model: Transformer, optimizer: torch.optim.AdamW) -> int:
-        """Put the parameters, AdamW and metrics.jsonl back to the last save; return its step.
+        """Put the parameters, AdamW, the adapter and metrics.jsonl back to the last save; return its step.
 
         Raises UserError when a setting has changed since, or when the state cannot be read.
         """
@@ -495,6 +495,8 @@ class Output:
             os.truncate(metrics, min(state["metrics_bytes"], metrics.stat().st_size))
         for left_over in self.folder.glob(".*.tmp") if self.writes else ():  # of a killed save
             left_over.unlink()
+        if step and self.writes:
+            mor.save_adapter(model, self.folder)  # after the last step, no save would follow
         return step
 
 

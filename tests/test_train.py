@@ -7,6 +7,7 @@ process for two, no cache for a shared one, an uninterrupted run for one that is
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -371,6 +372,19 @@ def test_defaults_are_the_papers_with_a_model_and_the_quick_runs_without():
 
 
 # ---- killed, interrupted, resumed, shared out ----
+
+
+@pytest.mark.parametrize("kept", [0, 1], ids=["absent", "older"])
+def test_a_kill_before_the_last_adapter_is_written_is_mended(command, finished, tmp_path, kept):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    adapter = folder / "adapter_model.safetensors"
+    if kept:
+        save_file({"old": torch.zeros(1)}, adapter)
+    else:
+        adapter.unlink()
+    assert train_in_process(*command, "--output", folder, "--resume") == 0
+    assert adapter.read_bytes() == (finished / adapter.name).read_bytes()
 
 
 def test_stopped_and_resumed_is_never_interrupted(command, finished, start, tmp_path):
