@@ -48,7 +48,9 @@ from calls import JSON, CallError, check_call, same_calls
 from cli import ArgumentParser, UserError, number, printable, run
 from data import Example
 from frames import Frame, load_frame
-from model import KVCache, Sequence, Transformer, checkpoint_folder, generate, next_tokens
+from generation import Drafts, Sequence, generate, next_tokens
+from inference import for_inference
+from model import KVCache, Transformer, checkpoint_folder
 from mor import ROLES, load_adapter
 from sandbox import Sandbox
 
@@ -284,7 +286,7 @@ def run_episode(model: Transformer, frame: Frame, tools: Tools | None, query: st
 
 
 def together(
-    model: Transformer, plays: Iterable[Callable], size: int, advance: Callable = next_tokens
+    model: Transformer, plays: Iterable[Callable], size: int, advance: Callable | None = None
 ) -> Iterator[tuple[int, Any]]:
     """Perform `plays`, up to `size` at once; yield (number, what it returned) of each as it ends.
 
@@ -295,17 +297,18 @@ def together(
     Each runs in a thread of its own, as plain code from top to bottom. A thread that wants tokens sleeps;
     when all sleep, this thread, the only one that meets the model, makes one forward pass for all. When a
     play ends, the next begins. Which thread comes first decides nothing. A play's exception is raised here.
+    advance appends the next tokens; if None, next_tokens, which guesses from what any play has said.
     """
-    events: SimpleQueue = SimpleQueue()  # (number, a sequence that wants tokens, where to put them)
+    advance = advance or partial(next_tokens, history=Drafts())
+    events: SimpleQueue = SimpleQueue()  # (number, a sequence that wants tokens, what wakes its thread)
     numbered, asleep, running, closed = enumerate(plays), [], 0, False
 
     def perform(number: int, play: Callable) -> None:
-        def forward(model: Transformer, sequences: list[Sequence]) -> list[list[int]]:
-            answer: SimpleQueue = SimpleQueue()
-            events.put((number, sequences[0], answer))
-            if closed or (tokens := answer.get()) is None:
+        def forward(model: Transformer, sequences: list[Sequence]) -> None:
+            wake: SimpleQueue = SimpleQueue()
+            events.put((number, sequences[0], wake))
+            if closed or not wake.get():
                 raise Closed
-            return [tokens]
 
         try:
             end = Ended(play(partial(generate, advance=forward)))
@@ -322,13 +325,13 @@ def together(
                 return
             if len(asleep) == running:
                 asleep.sort(key=lambda entry: entry[0])
-                new = advance(model, [sequence for _, sequence, _ in asleep])
-                for tokens, (_, _, answer) in zip(new, asleep, strict=True):
-                    answer.put(tokens)
+                advance(model, [sequence for _, sequence, _ in asleep])
+                for _, _, wake in asleep:
+                    wake.put(True)
                 asleep.clear()
-            number, event, answer = events.get()
+            number, event, wake = events.get()
             if not isinstance(event, Ended):
-                asleep.append((number, event, answer))
+                asleep.append((number, event, wake))
                 continue
             running -= 1
             if event.fault is not None:
@@ -338,9 +341,9 @@ def together(
         closed = True
         while not events.empty():
             asleep.append(events.get())
-        for _, _, answer in asleep:
-            if answer is not None:
-                answer.put(None)
+        for _, _, wake in asleep:
+            if wake is not None:
+                wake.put(False)
 
 
 class Closed(Exception):
@@ -484,7 +487,7 @@ def parse_args(argv: list[str] | None) -> Namespace:
 
 
 def load(args: Namespace) -> tuple[Transformer, Frame]:
-    """The adapted model, or the base with no --adapter, and its frame. Raises UserError."""
+    """The adapted model, or the base with no --adapter, made for inference; its frame. Raises UserError."""
     folder = checkpoint_folder(args.model)
     if args.adapter and not (Path(args.adapter) / "adapter_config.json").is_file():
         model = "" if args.model == str(HERE / "tiny") else f" --model {args.model}"
@@ -502,7 +505,7 @@ def load(args: Namespace) -> tuple[Transformer, Frame]:
     frame, model = load_frame(folder), Transformer.from_pretrained(folder, getattr(torch, dtype), device)
     if args.adapter:
         load_adapter(model, args.adapter)
-    return model.to(model.lm_head.weight.dtype).eval(), frame  # adapters too: no cast at every token
+    return for_inference(model.eval()), frame
 
 
 def converse(start: Callable[[], Episode]) -> None:

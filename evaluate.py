@@ -311,7 +311,7 @@ SUITES = {
 SETTINGS = ("categories", "limit", "max_turns", "max_new_tokens", "temperature", "top_p", "seed")
 SETTINGS += ("unsafe_python",)
 SOURCES = ("agent", "answers", "bfcl", "bfcl_functions", "calls", "checkpoint", "cli", "data", "evaluate")
-SOURCES += ("frames", "loss", "model", "mor", "sandbox", "sandbox_child", "turns")
+SOURCES += ("frames", "generation", "inference", "loss", "model", "mor", "sandbox", "sandbox_child", "turns")
 
 
 def header_of(args: Namespace, questions: list, model: Transformer) -> dict:

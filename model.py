@@ -1,10 +1,10 @@
 """The frozen base model: a decoder-only transformer written out by hand that loads Hugging Face checkpoints.
 
-No method of the paper lives here; mor.py adds it by swapping the `Linear` layers of this file.
+No method of the paper lives here; mor.py adds it by swapping the `Linear` layers of this file. generation.py
+makes text with it.
 
     model = Transformer.from_pretrained("folder or hub id owner/name", dtype=torch.bfloat16, device="cuda")
     logits = model(input_ids, lengths=[n1, n2])  # two packed documents, int64 [n1 + n2] -> [n1 + n2, vocab]
-    tokens = list(generate(model, prompt_ids, max_new_tokens=50, stop_ids=model.config.eos_token_ids))
 
 Model types: llama (3.x), phi3 (3 and 3.5), qwen2 (2.5), PanguEmbedded (openPangu); checkpoint.py reads their
 config and weights. Modules carry the names of the checkpoint, so loading needs no name map and is strict.
@@ -18,11 +18,11 @@ group of rows per role and `role_sizes` tells how many. Only attention goes back
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import accumulate, islice, takewhile
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class KVCache:
-    """Rotated keys and values of one sequence, per layer [2, capacity, G, D]; capacity doubles at need.
+    """Rotated keys and values of one sequence, per layer [2, 1, G, capacity, D]; capacity doubles at need.
 
     For inference: what is stored is cut from the autograd graph.
     """
@@ -108,7 +108,7 @@ class KVCache:
     def __init__(
         self, config: ModelConfig, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
     ):
-        shape = (2, 0, config.num_key_value_heads, config.head_dim)
+        shape = (2, 1, config.num_key_value_heads, 0, config.head_dim)
         self.layers = [torch.empty(shape, dtype=dtype, device=device)] * config.num_hidden_layers
         self.length = 0
         self.long = False  # which longrope table turned the keys
@@ -117,34 +117,41 @@ class KVCache:
         """Forget the tokens from index `length` on."""
         self.length = min(self.length, length)
 
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k and v [n, G, D] behind the first `length` tokens; return all, [length + n, G, D]."""
-        stored, end = self.layers[layer], self.length + len(k)
-        if end > stored.shape[1]:
-            grown = stored.new_empty(2, max(end, 2 * stored.shape[1], 64), *stored.shape[2:])
-            grown[:, : self.length] = stored[:, : self.length]
+    def append(self, layer: int, new: Tensor) -> Tensor:
+        """Store keys and values [2, 1, G, n, D] behind the first `length` tokens; return those of all."""
+        stored, end = self.layers[layer], self.length + new.shape[3]
+        if end > stored.shape[3]:
+            with torch.inference_mode(False):  # so that it can be written to outside of it, too
+                grown = stored.new_empty(*new.shape[:3], max(end, 2 * stored.shape[3], 64), new.shape[4])
+            grown[..., : self.length, :] = stored[..., : self.length, :]
             stored = self.layers[layer] = grown
-        stored[0, self.length : end], stored[1, self.length : end] = k.detach(), v.detach()
-        return stored[0, :end], stored[1, :end]
+        stored[..., self.length : end, :] = new.detach()
+        return stored[..., :end, :]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-    """Causal attention in documents of one length. q [B, n, H, D]; k, v [B, s, G, D], s >= n -> [B, n, H, D].
-
-    The queries are the last n of the s tokens. The built-in causal flag lines up the first query with the
-    first key, so it serves only when n = s; with earlier tokens in a cache, or a window, the mask is
-    written out.
-    """
-    n, s = q.shape[1], k.shape[1]
+def causal_mask(n: int, s: int, window: int | None, like: Tensor) -> Tensor | None:
+    """0 or -inf, added to the scores of the last n of s tokens [n, s]; None where `attend` needs none."""
     windowed = window is not None and s > window
-    mask = None
-    if windowed or 1 < n < s:
-        query, key = torch.arange(s - n, s, device=q.device)[:, None], torch.arange(s, device=q.device)
-        mask = (key <= query) & (key > query - window) if windowed else key <= query
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    causal, grouped = mask is None and n == s, q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
-    return out.transpose(1, 2)
+    if not windowed and n in (1, s):
+        return None
+    query, key = torch.arange(s - n, s, device=like.device)[:, None], torch.arange(s, device=like.device)
+    seen = (key <= query) & (key > query - window) if windowed else key <= query
+    return torch.zeros(n, s, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention in documents of one length. q [B, H, n, D]; k, v [B, G, s, D]; mask [n, s] -> [B, H, n, D].
+
+    Without a mask it is causal for n = s, and the last token sees all for n = 1. (The built-in flag lines up
+    the first query with the first key.) Of a few masked queries, those of heads that share keys become
+    rows of one matrix.
+    """
+    (n, s), groups = (q.shape[2], k.shape[2]), q.shape[1] // k.shape[1]
+    if mask is None or n > 64:
+        causal = mask is None and n == s
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=groups > 1)
+    rows, mask = q.reshape(len(q), k.shape[1], -1, q.shape[3]), mask.repeat(groups, 1)
+    return F.scaled_dot_product_attention(rows, k, v, mask).view_as(q)
 
 
 def attend_packed(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None) -> Tensor:
@@ -163,13 +170,22 @@ class Layout:
     cos: Tensor  # [T, d] in sequence order, and so is sin
     sin: Tensor
     caches: list[KVCache] | None  # one for each document
-    role_sizes: list[int] | None  # how many rows of role 0, 1, 2 the linears see, in this order
+    role_sizes: Any  # told to the linears: how many rows of role 0, 1, 2, in this order; see role_order
     order: Tensor | None  # [T] which token stands in each row; None where rows are in sequence order
     inverse: Tensor | None  # [T] in which row each token stands
+    masks: dict = field(default_factory=dict)  # made by the first layer that wants them
+
+    def mask(self, n: int, s: int, window: int | None, like: Tensor) -> Tensor | None:
+        if (n, s, window) not in self.masks:
+            self.masks[n, s, window] = causal_mask(n, s, window, like)
+        return self.masks[n, s, window]
 
 
 def role_order(role_ids: Tensor | None, total: int) -> tuple[list[int] | None, Tensor | None, Tensor | None]:
-    """role_sizes, order and inverse of a `Layout`; tokens of a single role stay where they are."""
+    """role_sizes, order and inverse of a `Layout`; tokens of a single role stay where they are.
+
+    A model made for inference has one of its own in this place.
+    """
     if role_ids is None:
         return None, None, None
     assert role_ids.shape == (total,), f"role_ids has shape {list(role_ids.shape)}, wanted [{total}]"
@@ -227,14 +243,22 @@ class Attention(nn.Module):
         """Attention inside each document. q, k, v [T, heads, D] in sequence order -> [T, H, D]."""
         if layout.caches is None and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
             return attend_packed(q, k, v, layout.lengths, self.window)  # flash attention takes no other dtype
-        if layout.caches is None and len(set(layout.lengths)) == 1:  # one call for all
-            q, k, v = (x.unflatten(0, (len(layout.lengths), -1)) for x in (q, k, v))
-            return attend(q, k, v, self.window).flatten(0, 1)
-        parts = list(zip(*(x.split(layout.lengths) for x in (q, k, v)), strict=True))
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, heads, T, D]
         if layout.caches is not None:  # earlier tokens of each document join its k and v
-            grown = zip(layout.caches, parts, strict=True)
-            parts = [(q, *cache.append(self.layer, k, v)) for cache, (q, k, v) in grown]
-        return torch.cat([attend(q[None], k[None], v[None], self.window)[0] for q, k, v in parts])
+            new = torch.stack((k, v)).split(layout.lengths, dim=3)
+            parts = zip(layout.caches, new, strict=True)
+            parts = [cache.append(self.layer, k_v).unbind() for cache, k_v in parts]
+        elif len(set(layout.lengths)) == 1:  # one call for all
+            q, k, v = (x[0].unflatten(1, (len(layout.lengths), -1)).transpose(0, 1) for x in (q, k, v))
+            mask = layout.mask(q.shape[2], q.shape[2], self.window, q)
+            return attend(q, k, v, mask).transpose(1, 2).flatten(0, 1)
+        else:
+            parts = zip(k.split(layout.lengths, dim=2), v.split(layout.lengths, dim=2), strict=True)
+        outs = []
+        for q_i, (k_i, v_i) in zip(q.split(layout.lengths, dim=2), parts, strict=True):
+            mask = layout.mask(q_i.shape[2], k_i.shape[2], self.window, q)
+            outs.append(attend(q_i, k_i, v_i, mask))
+        return torch.cat(outs, dim=2)[0].transpose(0, 1)
 
 
 # -------------------- the decoder
@@ -294,9 +318,8 @@ class Transformer(nn.Module):
         }
         self.model = nn.ModuleDict(parts)  # only a name: checkpoints keep all but the head under `model.`
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.gradient_checkpointing = (
-            False  # True: backward runs each layer again instead of keeping its states
-        )
+        self.gradient_checkpointing = False  # True: backward runs each layer again, no states are kept
+        self.role_order = role_order
         self.tie()
 
     def tie(self) -> None:
@@ -351,7 +374,7 @@ class Transformer(nn.Module):
             cache.long = long
         cos, sin = rotary_tables(self.config, positions, lengths, longs)
         dtype = self.model.norm.weight.dtype
-        layout = Layout(lengths, cos.to(dtype), sin.to(dtype), caches, *role_order(role_ids, total))
+        layout = Layout(lengths, cos.to(dtype), sin.to(dtype), caches, *self.role_order(role_ids, total))
         x = self.model.embed_tokens(input_ids if layout.order is None else input_ids[layout.order])
         for layer in self.model.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -406,136 +429,3 @@ class Transformer(nn.Module):
         model.load_state_dict(state, strict=False, assign=True)  # not strict: a tied head has no tensor
         model.tie()
         return model
-
-
-# -------------------- generation
-
-
-@dataclass
-class Sequence:
-    """A sequence that grows: all its ids, and roles if the model has any; computed is what `cache` holds."""
-
-    ids: list[int]
-    role_ids: list[int] | None
-    cache: KVCache
-    role: int | None = None  # of the tokens to come
-    temperature: float = 0.0
-    top_p: float = 1.0
-    generator: torch.Generator | None = None
-
-
-# Tokens guessed at a time. A matmul of five rows takes as long as that of one in bfloat16, and up to twice as
-# long in float32 (two CPU cores).
-DRAFT = 4
-
-
-def draft(ids: list[int]) -> list[int]:
-    """What followed when the last three tokens, or else the last two, stood in `ids` before; [] if never.
-
-    Calls and answers repeat names and values of the tools and the query.
-    """
-    for n in (3, 2):
-        tail = ids[-n:]
-        for start in range(len(ids) - n - 1, -1, -1):
-            if ids[start] == tail[0] and ids[start : start + n] == tail:
-                return ids[start + n :][:DRAFT]
-    return []
-
-
-def fitting_draft(sequence: Sequence, config: ModelConfig) -> list[int]:
-    """None where tokens are drawn at random, nor one that would meet an end of the model's positions."""
-    guess, length = [] if sequence.temperature else draft(sequence.ids), len(sequence.ids)
-    end = length + len(guess)
-    same_table = config.uses_long_factor(end) == config.uses_long_factor(length)
-    return guess if same_table and end <= config.max_position_embeddings else []
-
-
-@torch.no_grad()
-def next_tokens(model: Transformer, sequences: list[Sequence]) -> list[list[int]]:
-    """One or more tokens for each sequence, from one forward pass over all that is not yet in their caches.
-
-    Each row meets the adapters of its own role, so sequences in different roles share the pass. The tokens
-    are not appended. Temperature 0 takes the likeliest; then a draft of what follows joins the pass, and as
-    much of it as the model would say by itself comes back, with the token after that.
-    """
-    device = model.model.norm.weight.device
-    guesses = [fitting_draft(sequence, model.config) for sequence in sequences]
-    ids, role_ids, lengths, rows = [], [], [], []
-    for sequence, guess in zip(sequences, guesses, strict=True):
-        cache, length = sequence.cache, len(sequence.ids)
-        cache.truncate(length - 1)
-        if cache.long != model.config.uses_long_factor(length):
-            cache.truncate(0)  # its keys were turned by the other longrope table
-        ids += sequence.ids[cache.length :] + guess
-        if sequence.role_ids is not None:
-            role_ids += sequence.role_ids[cache.length :] + [sequence.role] * len(guess)
-        lengths.append(length - cache.length + len(guess))
-        rows += range(len(ids) - len(guess) - 1, len(ids))  # whose next tokens are wanted
-
-    caches = [sequence.cache for sequence in sequences]
-    roles = torch.tensor(role_ids, device=device) if role_ids else None
-    ids, rows = (torch.tensor(values, device=device) for values in (ids, rows))
-    logits = model.lm_head(model.hidden_states(ids, roles, lengths, cache=caches, rows=rows))
-    parts = zip(sequences, guesses, logits.split([len(guess) + 1 for guess in guesses]), strict=True)
-    best = iter(logits.argmax(dim=-1).tolist())
-    return [_settle(sequence, guess, part, [*islice(best, len(part))]) for sequence, guess, part in parts]
-
-
-def _settle(sequence: Sequence, guess: list[int], logits: Tensor, best: list[int]) -> list[int]:
-    """The tokens that logits [1 + guess, vocab] stand for; what is wrong in the guess leaves the cache."""
-    if sequence.temperature:
-        return [pick(logits[0], sequence.temperature, sequence.top_p, sequence.generator)]
-    right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(guess, best, strict=False)))
-    sequence.cache.truncate(len(sequence.ids) + right)
-    return best[: right + 1]
-
-
-def generate(
-    model: Transformer,
-    input_ids: list[int],
-    *,
-    role_ids: list[int] | None = None,
-    role: int | None = None,
-    max_new_tokens: int,
-    stop_ids: Iterable[int] = (),
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-    cache: KVCache | None = None,
-    advance: Callable[["Transformer", list[Sequence]], list[list[int]]] = next_tokens,
-) -> Iterator[int]:
-    """Yield new token ids, a stop id included, then end.
-
-    `input_ids` (and `role_ids`) are the whole sequence; computed is what lies beyond `cache.length`. New
-    tokens get role `role`. At the end, the last one is not in the cache yet. `advance` gives the next tokens.
-    """
-    assert len(input_ids) > 0, "generate needs a token to start from"
-    assert (role_ids is None) == (role is None), "role_ids and role go together"
-    stop_ids, weight = frozenset(stop_ids), model.model.norm.weight
-    if cache is None:
-        cache = KVCache(model.config, weight.dtype, weight.device)
-    roles = None if role_ids is None else list(role_ids)
-    sequence = Sequence(list(input_ids), roles, cache, role, temperature, top_p, generator)
-    end, stopped = len(input_ids) + max_new_tokens, False
-    while len(sequence.ids) < end and not stopped:
-        tokens = []
-        for token in advance(model, [sequence])[0][: end - len(sequence.ids)]:
-            tokens.append(token)
-            if stopped := token in stop_ids:
-                break
-        cache.truncate(len(sequence.ids) + len(tokens) - 1)
-        for token in tokens:
-            yield token
-        sequence.ids += tokens
-        if roles is not None:
-            roles += [role] * len(tokens)
-
-
-def pick(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> int:
-    """Draw a token from logits [vocab], among the smallest set of mass `top_p`."""
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    falling, tokens = probabilities.sort(descending=True)
-    before = falling.cumsum(-1) - falling
-    out = tokens[(before > 0) & (before >= top_p)]  # the likeliest always stays
-    # drawn in the order of the ids: in that of the probabilities, rounding might swap two neighbours
-    return int(torch.multinomial(probabilities.index_fill(0, out, 0.0), 1, generator=generator))

@@ -247,25 +247,11 @@ class MoRLinear(nn.Module):
         """x [T, in], first role_sizes[0] rows of role 0, then those of 1 and 2 -> [T, out] in x's dtype."""
         if role_sizes is None:
             raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
-        if not (self.training or torch.is_grad_enabled()):
-            return self._infer(x, role_sizes)
         parameters = [p[role] for role in ROLES for p in (self.lora_A, self.lora_B, self.router)]
         settings = role_sizes, self.config.active, self.config.shared_gate
         h, f, P = MoRFunction.apply(x, self.base.weight, self.base.bias, *settings, *parameters)
         if self.training and not _in_backward():
             self.statistics = f, P
-        return h
-
-    def _infer(self, x: Tensor, role_sizes: list[int]) -> Tensor:
-        """Eqs. 5 to 7 without what backward needs. For the one row of a new token, each operation counts."""
-        h, shared_gate = F.linear(x, self.base.weight, self.base.bias), self.config.shared_gate
-        rows = zip(ROLES, x.split(role_sizes), h.split(role_sizes), self.config.active, strict=True)
-        for role, u, h_role, active in rows:
-            if len(u):  # Eq. 6
-                A, B, router = (p[role].to(x.dtype) for p in (self.lora_A, self.lora_B, self.router))
-                scores = F.linear(u, router).to(torch.promote_types(x.dtype, torch.float32))
-                gates, _ = route(scores, active - 1, shared_gate)
-                h_role.addmm_(_scale_(F.linear(u, A.flatten(0, 1)), gates), B.flatten(0, 1))  # Eqs. 5 and 7
         return h
 
 

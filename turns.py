@@ -12,8 +12,9 @@ import torch
 import data
 from calls import CallError, parse_calls, same_calls
 from frames import Frame
+from generation import generate
 from loss import LOGIT_ROWS
-from model import KVCache, Transformer, generate
+from model import KVCache, Transformer
 from mor import ROLES
 
 

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import islice, pairwise, takewhile
+from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
@@ -27,12 +27,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import data  # noqa: E402
-import model as transformer  # noqa: E402
 from agent import Episode, Tools, together  # noqa: E402
 from benchmarks import common, peers  # noqa: E402
 from cli import UserError, number, run  # noqa: E402
 from frames import Frame  # noqa: E402
-from model import DRAFT, ModelConfig, Sequence, Transformer, fitting_draft, generate, next_tokens  # noqa: E402
+from generation import Drafts, Sequence, accept, generate, guess_all, score  # noqa: E402
+from inference import for_inference  # noqa: E402
+from model import ModelConfig, Transformer  # noqa: E402
 from mor import ROLES, MoRConfig  # noqa: E402
 
 SMALL = dict(hidden_size=768, intermediate_size=2048, num_attention_heads=12, num_key_value_heads=4)
@@ -45,7 +46,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add, count = parser.add_argument, number(int, 1)
     parser.set_defaults(layers=SMALL["num_hidden_layers"])
     add("--only", choices=TABLES, default=argparse.SUPPRESS, help="one of the two tables")
-    add("--streams", type=count, default=4, metavar="N", help="records of the first table; rows take turns")
+    add("--streams", type=count, default=8, metavar="N", help="records of the first table; rows take turns")
     add("--episodes", type=count, default=48, metavar="N", help="records of the second table")
     add("--size", type=count, default=16, metavar="N", help="episodes at once")
     args = parser.parse_args(argv)
@@ -59,8 +60,8 @@ def small_model(args: argparse.Namespace) -> Transformer:
 
 
 def adapted(base: Transformer) -> Transformer:
-    """As agent.py loads it: adapters in the base's dtype, not in training mode."""
-    return common.mor_model(base).to(base.lm_head.weight.dtype).eval()
+    """On the tensors of the base, not in training mode."""
+    return common.mor_model(base).eval()
 
 
 class Recording(Tools):
@@ -71,26 +72,20 @@ class Recording(Tools):
 
 
 class Dictation:
-    """next_tokens, whose work is done and whose result is replaced by what the record says."""
+    """next_tokens, whose work is done; then what the record says takes the place of what the model says."""
 
-    def __init__(self, drafts: bool = True):
-        self.drafts, self.ids = drafts, {}
+    def __init__(self, history: Drafts | None = None, drafts: bool = True):
+        self.ids, self.history, self.drafts = {}, history, drafts
         self.passes: list[float] = []  # when each ended
 
-    def __call__(self, model: Transformer, sequences: list[Sequence]) -> list[list[int]]:
-        transformer.DRAFT = DRAFT if self.drafts else 0
-        next_tokens(model, sequences)
+    def __call__(self, model: Transformer, sequences: list[Sequence]) -> None:
+        guesses = guess_all(model, sequences, self.history) if self.drafts else [[] for _ in sequences]
+        score(model, sequences, guesses).argmax(dim=-1).tolist()
+        for sequence, tokens in zip(sequences, guesses, strict=True):
+            wanted = self.ids[sequence.cache][len(sequence.ids) :]
+            assert wanted, "the episode goes on after the end of its record"
+            accept(sequence, tokens[: len(wanted) - 1], wanted, self.history)
         self.passes.append(time.perf_counter())
-        return [self.take(sequence, model.config) for sequence in sequences]
-
-    def take(self, sequence: Sequence, config: ModelConfig) -> list[int]:
-        cache, length = sequence.cache, len(sequence.ids)
-        wanted = self.ids[cache][length:]
-        assert wanted, "the episode goes on after the end of its record"
-        pairs = zip(fitting_draft(sequence, config), wanted, strict=False)
-        right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        cache.length = length + right  # keys and values of the whole draft are still there
-        return wanted[: right + 1]
 
     def play(self, model: Transformer, frame: Frame, record: dict, speak: Callable | None = None) -> dict:
         """The record's episode, from its first query to its last answer; return what it became."""
@@ -123,9 +118,9 @@ def said(record: dict, frame: Frame) -> int:
 # ---- one stream ----
 
 
-def ours(model: Transformer, frame: Frame, record: dict, drafts: bool) -> tuple[float, int]:
+def ours(dictation: Dictation, model: Transformer, frame: Frame, record: dict) -> tuple[float, int]:
     """Seconds after the first token, passes then."""
-    dictation = Dictation(drafts)
+    dictation.passes.clear()
     assert dictation.play(model, frame, record)["trajectory"] == record["trajectory"], "another episode"
     return dictation.passes[-1] - dictation.passes[0], len(dictation.passes) - 1
 
@@ -188,68 +183,65 @@ def bandwidth(args: argparse.Namespace) -> float:
 
 
 def stream_table(base: Transformer, frame: Frame, records: list[dict], args: argparse.Namespace) -> None:
-    models = {"mor": adapted(base), "mor, no drafts": None, "base alone": base.eval()}
-    models["mor, no drafts"] = models["mor"]
+    """The first record warms up."""
+    mor = adapted(base)
+    models = dict.fromkeys(("mor", "mor, own drafts", "mor, no drafts"), mor) | {"base alone": base}
+    drafts = {"mor": Dictation(Drafts()), "mor, own drafts": Dictation()}
+    drafts |= {name: Dictation(drafts=False) for name in ("mor, no drafts", "base alone")}
     if peers.without_peers(("peft",)):
         shape = SMALL | {"num_hidden_layers": args.layers}
-        models["peft"] = peers.peft_model(base, **shape).eval()
+        models["peft"] = peers.peft_model(base, **shape).to(base.lm_head.weight.dtype).eval()
         models["transformers"] = peers.llama_model(base, **shape).eval()
-    ids = data.render(records[0], frame).input_ids
-    check_same(models, ids[:99])
-    seconds, passes = {name: [] for name in models}, dict.fromkeys(models, 0)
-    for i, record in enumerate(tqdm([records[0], *records], disable=None, leave=False)):
+    context = sum(len(data.render(r, frame).input_ids) for r in records) // len(records)
+    read = {name: bytes_read(model, context) for name, model in models.items()}
+    for model in (mor, base):
+        for_inference(model.eval())
+    check_same(models, data.render(records[0], frame).input_ids[:99])
+    seconds, passes = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0)
+    for i, record in enumerate(tqdm(records, disable=None, leave=False)):
         for name, model in models.items():
-            mine = isinstance(model, Transformer)
-            took, made = ours(model, frame, record, name == "mor") if mine else theirs(model, frame, record)
-            if i:  # the first is to warm up
-                seconds[name].append(took)
+            way = partial(ours, drafts[name]) if name in drafts else theirs
+            took, made = way(model, frame, record)
+            if i:
+                seconds[name] += took
                 passes[name] += made
-    tokens = sum(said(record, frame) - 1 for record in records)
-    fastest, context = (
-        bandwidth(args),
-        sum(len(data.render(r, frame).input_ids) for r in records) // len(records),
-    )
-    print(
-        f"stream    {tokens} tokens in {len(records)} episodes; memory is read at {fastest / 1e9:.1f} GB/s\n"
-    )
+    tokens, fastest = sum(said(record, frame) - 1 for record in records[1:]), bandwidth(args)
+    print(f"stream    {tokens} tokens in {len(records) - 1} episodes", end="; ")
+    print(f"memory is read at {fastest / 1e9:.1f} GB/s\n")
     head = f"{'one stream':16}{'ms a token':>12}{'tokens/s':>10}{'/ mor':>8}{'tokens a pass':>15}"
     print(f"{head}{'MB read a pass':>16}{'of bandwidth':>14}")
-    for name, model in models.items():
-        own, read = sum(seconds[name]), bytes_read(model, context)
-        line = f"{name:16}{1e3 * own / tokens:12.1f}{tokens / own:10.1f}{own / sum(seconds['mor']):8.2f}"
-        share = read * passes[name] / own / fastest
-        print(f"{line}{tokens / passes[name]:15.2f}{read / 1e6:16.0f}{share:14.0%}")
+    for name, own in seconds.items():
+        line = f"{name:16}{1e3 * own / tokens:12.1f}{tokens / own:10.1f}{own / seconds['mor']:8.2f}"
+        share = read[name] * passes[name] / own / fastest
+        print(f"{line}{tokens / passes[name]:15.2f}{read[name] / 1e6:16.0f}{share:14.0%}")
 
 
 # ---- episodes ----
 
 
 def episodes_table(model: Transformer, frame: Frame, records: list[dict], args: argparse.Namespace) -> None:
-    dictation, seconds = Dictation(), {}
-
-    def one_by_one() -> None:
-        for record in tqdm(records, disable=None, leave=False):
-            dictation.play(model, frame, record)
-
-    def at_once() -> None:
-        plays = (partial(dictation.play, model, frame, record) for record in records)
-        done = together(model, plays, args.size, dictation)
-        for _, made in tqdm(done, total=len(records), disable=None, leave=False):
-            assert made["exit_status"] == "done", made["exit_status"]
-
-    for name, way in {"one at a time": one_by_one, f"{args.size} at once": at_once}.items():
-        dictation.play(model, frame, records[0])  # to warm up
-        started = time.perf_counter()
-        way()
-        seconds[name] = time.perf_counter() - started
+    """The first record warms up."""
+    warm, *records = records
+    seconds = {}
+    for drafts in (True, False):
+        for size in (1, args.size):
+            dictation = Dictation(Drafts(), drafts)
+            dictation.play(model, frame, warm)
+            plays = (partial(dictation.play, model, frame, record) for record in records)
+            started = time.perf_counter()
+            done = together(model, plays, size, dictation)
+            for _, made in tqdm(done, total=len(records), disable=None, leave=False):
+                assert made["exit_status"] == "done", made["exit_status"]
+            seconds[drafts, size] = time.perf_counter() - started
     prompt = sum(len(data.render_prompt(record, frame).input_ids) for record in records) / len(records)
     total = sum(said(record, frame) for record in records)
     each = total / len(records)
-    print(f"episodes  {len(records)}, on average {prompt:.0f} tokens of prompt and {each:.0f} said\n")
-    print(f"{'episodes':16}{'seconds':>9}{'questions/s':>13}{'tokens said/s':>15}{'times as fast':>15}")
-    for name, own in seconds.items():
-        line = f"{name:16}{own:9.1f}{len(records) / own:13.2f}{total / own:15.1f}"
-        print(f"{line}{seconds['one at a time'] / own:15.2f}")
+    print(f"\nepisodes  {len(records)}, on average {prompt:.0f} tokens of prompt and {each:.0f} said\n")
+    print(f"{'episodes':28}{'seconds':>9}{'questions/s':>13}{'tokens said/s':>15}{'times as fast':>15}")
+    for (drafts, size), own in seconds.items():
+        name = ("one at a time" if size == 1 else f"{size} at once") + ("" if drafts else ", no drafts")
+        line = f"{name:28}{own:9.1f}{len(records) / own:13.2f}{total / own:15.1f}"
+        print(f"{line}{seconds[drafts, 1] / own:15.2f}")
 
 
 @torch.no_grad()
@@ -261,9 +253,9 @@ def main(argv: list[str] | None = None) -> None:
     print(f"hardware  {common.hardware(args.device)}; {args.dtype}\nversions  {common.versions()}")
     print(f"model     a Llama of {size / 1e6:.0f}M parameters; LoRAs {loras} of rank {MoRConfig().rank}")
     if getattr(args, "only", "stream") == "stream":
-        stream_table(base, frame, playable(records, args.streams), args)
+        stream_table(base, frame, playable(records, args.streams + 1), args)
     if getattr(args, "only", "episodes") == "episodes":
-        episodes_table(adapted(base), frame, playable(records, args.episodes), args)
+        episodes_table(for_inference(adapted(base)), frame, playable(records, args.episodes + 1), args)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ import mor
 from agent import Episode, Tools, Trace, run_episode, together
 from cli import UserError, run
 from frames import Frame, load_frame
-from model import KVCache, ModelConfig, Transformer, generate, next_tokens
+from generation import generate, next_tokens
+from model import KVCache, ModelConfig, Transformer
 from mor import ROLES
 from sandbox import Sandbox
 
@@ -162,7 +163,7 @@ def check_whole(episode: Episode) -> None:
         length = episode.cache.length
         assert 0 < length < len(ids)
         for ours, whole in zip(episode.cache.layers, fresh.layers, strict=True):
-            torch.testing.assert_close(ours[:, :length], whole[:, :length], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(ours[..., :length, :], whole[..., :length, :], rtol=1e-4, atol=1e-5)
         continued = episode.model(ids[length:], roles[length:], cache=episode.cache)
     torch.testing.assert_close(continued, logits[length:], rtol=1e-4, atol=1e-5)
 
@@ -742,7 +743,7 @@ def test_together_is_one_by_one(model, frame, size, options):
 
 def test_together_makes_one_pass_for_all(model, frame, monkeypatch):
     """Rows in different roles share a pass, and a new play takes the place of one that has ended."""
-    monkeypatch.setattr("model.draft", lambda ids: [])  # a token a pass
+    monkeypatch.setattr("generation.DRAFT", 0)  # a token a pass
     sizes, roles = [], []
 
     def spy(model, sequences):

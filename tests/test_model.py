@@ -1,7 +1,7 @@
 """model.py against golden outputs of the reference library, and against naive twins written out here.
 
 Fixtures: tests/fixtures/README.md. Twins: attention as a loop over queries (`naive_attention`), rotation
-channel by channel (`naive_rotate`), greedy decoding by one full forward per token (`naive_generate`).
+channel by channel (`naive_rotate`).
 """
 
 import json
@@ -11,50 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden import FIXTURES, SPELLINGS, TINY, TINY_LLAMA, close, load, tokens
 from safetensors.torch import load_file
 
 import model
-from model import KVCache, ModelConfig, RMSNorm, Transformer, attend, generate, pick, rotary_tables, rotate
-
-FIXTURES = Path(__file__).parent / "fixtures"
-SPELLINGS = [(path.parent.name, path.name) for path in sorted(FIXTURES.glob("*/config*.json"))]
-TINY = [name for name, spelling in SPELLINGS if spelling == "config.json"]
-TINY_LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": True,
-}
-
-
-@pytest.fixture(scope="module")
-def load():
-    """load(name) -> the tiny model and its golden tensors, each read once."""
-    loaded = {}
-
-    def get(name: str) -> tuple[Transformer, dict[str, torch.Tensor]]:
-        if name not in loaded:
-            reference = load_file(FIXTURES / name / "golden.safetensors")
-            loaded[name] = Transformer.from_pretrained(FIXTURES / name), reference
-        return loaded[name]
-
-    return get
-
-
-def tokens(n: int, seed: int = 0, vocab: int = 256) -> torch.Tensor:
-    return torch.randint(0, vocab, (n,), generator=torch.Generator().manual_seed(seed))
-
-
-def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-4) -> None:
-    assert got.shape == wanted.shape
-    assert (got - wanted).abs().max().item() <= tolerance
-
+from model import KVCache, ModelConfig, RMSNorm, Transformer, attend, causal_mask, rotary_tables, rotate
 
 # -------------------- golden outputs
 
@@ -77,7 +38,7 @@ def golden_rows(golden: dict[str, torch.Tensor], case: str):
 
 
 @pytest.mark.parametrize(("name", "spelling"), SPELLINGS)
-def test_logits_of_every_case_in_both_spellings(name: str, spelling: str, load, tmp_path: Path) -> None:
+def test_logits_of_every_case_in_both_spellings(name: str, spelling: str, tmp_path: Path) -> None:
     network, golden = load(name)
     if spelling != "config.json":
         shutil.copytree(FIXTURES / name, tmp_path / "m")
@@ -91,7 +52,7 @@ def test_logits_of_every_case_in_both_spellings(name: str, spelling: str, load, 
 
 
 @pytest.mark.parametrize("name", ["llama_tied_llama3rope", "phi3_longrope", "qwen2_tied", "pangu_tied"])
-def test_hidden_states_layer_by_layer(name: str, load) -> None:
+def test_hidden_states_layer_by_layer(name: str) -> None:
     network, golden = Transformer.from_pretrained(FIXTURES / name), load(name)[1]
     states = []
     for layer in network.model.layers:
@@ -106,30 +67,12 @@ def test_hidden_states_layer_by_layer(name: str, load) -> None:
             close(got, golden[f"{case}.hidden.{i}"][0])
 
 
-def naive_generate(network: Transformer, ids: list[int], count: int) -> list[int]:
-    for _ in range(count):
-        ids = ids + [int(network(torch.tensor(ids))[-1].argmax())]
-    return ids[-count:]
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_greedy_tokens_with_and_without_cache(name: str, load) -> None:
-    """phi3_longrope crosses the switch of tables while generating: the cache must be dropped there."""
-    network, golden = load(name)
-    prompts = [key.removesuffix(".prompt") for key in golden if key.endswith(".prompt")]
-    assert len(prompts) >= 2
-    for case in prompts:
-        prompt, wanted = golden[f"{case}.prompt"][0].tolist(), golden[f"{case}.tokens"][0].tolist()
-        assert naive_generate(network, prompt, len(wanted)) == wanted
-        assert list(generate(network, prompt, max_new_tokens=len(wanted))) == wanted
-
-
 # -------------------- packing, roles, cache
 
 
 @pytest.mark.parametrize("lengths", [[7, 20, 1, 45], [15, 15, 15], [40, 8]])
 @pytest.mark.parametrize("name", TINY)
-def test_packed_documents_equal_one_by_one(name: str, lengths: list[int], load) -> None:
+def test_packed_documents_equal_one_by_one(name: str, lengths: list[int]) -> None:
     """Some documents of phi3_longrope need the long table, others beside them the short one."""
     network, _ = load(name)
     ids = tokens(sum(lengths))
@@ -138,7 +81,7 @@ def test_packed_documents_equal_one_by_one(name: str, lengths: list[int], load) 
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_role_order_changes_no_output(name: str, load) -> None:
+def test_role_order_changes_no_output(name: str) -> None:
     network, _ = load(name)
     ids, lengths = tokens(60), [25, 35]
     roles = tokens(60, seed=1, vocab=3)
@@ -180,7 +123,7 @@ def test_role_order_changes_no_gradient() -> None:
 
 @pytest.mark.parametrize("chunks", [[1] * 30, [5, 1, 17, 7], [29, 1]])
 @pytest.mark.parametrize("name", TINY)
-def test_cached_chunks_equal_one_forward(name: str, chunks: list[int], load) -> None:
+def test_cached_chunks_equal_one_forward(name: str, chunks: list[int]) -> None:
     """Several new tokens behind a filled cache: the built-in causal flag would line them up wrongly."""
     network, _ = load(name)
     ids = tokens(30)
@@ -190,7 +133,7 @@ def test_cached_chunks_equal_one_forward(name: str, chunks: list[int], load) -> 
     close(torch.cat(parts), network(ids))
 
 
-def test_cache_grows_and_forgets(load) -> None:
+def test_cache_grows_and_forgets() -> None:
     network, _ = load("phi3_sliding")
     ids, other = tokens(150), tokens(20, seed=5)
     cache = KVCache(network.config)
@@ -200,111 +143,6 @@ def test_cache_grows_and_forgets(load) -> None:
     close(network(other, cache=cache), network(torch.cat((ids[:70], other)))[70:])
     cache.truncate(1000)
     assert cache.length == 90
-
-
-def test_generate_continues_a_cache(load) -> None:
-    """Given the whole sequence with text added, it computes only the new part and finds the same tokens."""
-    network, _ = load("llama_untied_sharded")
-    prompt, added = tokens(12).tolist(), tokens(6, seed=2).tolist()
-    cache = KVCache(network.config)
-    first = list(generate(network, prompt, max_new_tokens=5, cache=cache))
-    assert cache.length == 12 + 4  # the last token has not been fed
-    longer, fed = prompt + first + added, []
-    hook = network.model.embed_tokens.register_forward_pre_hook(lambda m, args: fed.append(len(args[0])))
-    second = list(generate(network, longer, max_new_tokens=3, cache=cache))
-    hook.remove()
-    assert fed == [7, 1, 1]
-    assert second == naive_generate(network, longer, 3)
-    again = list(generate(network, longer, max_new_tokens=3, cache=cache))  # all of `longer` is cached now
-    assert again == second
-
-
-def test_generate_recomputes_when_the_longrope_table_changes_back(load) -> None:
-    """A cache made with the long table and cut back below the switch holds keys of the wrong table."""
-    network, _ = load("phi3_longrope")
-    ids = tokens(40).tolist()
-    cache = KVCache(network.config)
-    list(generate(network, ids, max_new_tokens=2, cache=cache))
-    assert cache.long
-    cache.truncate(20)
-    again = list(generate(network, ids[:21], max_new_tokens=4, cache=cache))
-    assert again == naive_generate(network, ids[:21], 4)
-    with pytest.raises(AssertionError, match="truncate"):
-        network(torch.tensor(ids), cache=cache)
-
-
-def test_draft_is_what_followed_last_time() -> None:
-    assert model.draft([1, 2, 3, 9, 8, 7, 1, 2, 3]) == [9, 8, 7, 1]
-    assert model.draft([5, 2, 3, 9, 8, 1, 2, 3, 4, 4, 1, 2, 3]) == [4, 4, 1, 2]  # the last time
-    assert model.draft([1, 2, 3, 9, 8, 7, 7, 2, 3]) == [9, 8, 7, 7]  # two tokens
-    assert model.draft([1, 2, 1, 2]) == [1, 2] and model.draft([4, 4, 4]) == [4]
-    assert model.draft([]) == model.draft([1]) == model.draft([1, 1]) == model.draft([1, 2, 3, 4]) == []
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_drafts_change_the_passes_and_not_the_tokens(name: str, load, monkeypatch) -> None:
-    """A text that repeats itself, continued greedily: drafts right, half right and wrong, ends inside one."""
-    network, _ = load(name)
-    part = tokens(9).tolist()
-    passes, sequences = [], [part * 3, part * 2 + part[:4], part + naive_generate(network, part, 9) + part]
-    network.model.embed_tokens.register_forward_pre_hook(lambda m, args: passes.append(len(args[0])))
-    for prompt in sequences:
-        wanted = naive_generate(network, prompt, 20)
-        monkeypatch.setattr(model, "draft", lambda ids, known=prompt + wanted: known[len(ids) :][:4])
-        passes.clear()
-        cache = KVCache(network.config)
-        assert list(generate(network, prompt, max_new_tokens=20, cache=cache)) == wanted
-        assert (
-            len(passes) <= 5 and cache.length == len(prompt) + 19
-        )  # five tokens a pass, and one table change
-        stop = wanted[7]
-        said = list(
-            generate(
-                network, prompt, max_new_tokens=20, stop_ids=[stop], cache=(cache := KVCache(network.config))
-            )
-        )
-        assert said == wanted[: wanted.index(stop) + 1] and cache.length == len(prompt) + len(said) - 1
-        monkeypatch.setattr(model, "draft", lambda ids, known=prompt + wanted: [*known[len(ids) :][:2], 0, 1])
-        assert list(generate(network, prompt, max_new_tokens=20)) == wanted
-        monkeypatch.undo()
-        assert list(generate(network, prompt, max_new_tokens=20)) == wanted
-
-
-def test_generate_gives_new_tokens_their_role(monkeypatch) -> None:
-    monkeypatch.setattr(model, "draft", lambda ids: [7, 7] if len(ids) > 5 else [])
-    network = Transformer.from_config(ModelConfig.from_dict(TINY_LLAMA))
-    seen = []
-    linear = network.model.layers[0].self_attn.q_proj
-    linear.register_forward_pre_hook(lambda m, args: seen.append(args[1]))
-    list(generate(network, [1, 2, 3, 4], role_ids=[0, 0, 1, 1], role=2, max_new_tokens=3))
-    assert seen[:3] == [[2, 2, 0], [0, 0, 1], [0, 0, 3]]  # the draft too
-
-
-def test_generate_stops_and_samples(load) -> None:
-    network, golden = load("qwen2_tied")
-    prompt, greedy = golden["gen33.prompt"][0].tolist(), golden["gen33.tokens"][0].tolist()
-    stop = greedy[5]
-    wanted = greedy[: greedy.index(stop) + 1]
-    assert list(generate(network, prompt, max_new_tokens=16, stop_ids=[stop])) == wanted
-    assert list(generate(network, prompt, max_new_tokens=0)) == []
-
-    def draw(seed: int, **options) -> list[int]:
-        chance = torch.Generator().manual_seed(seed)
-        return list(generate(network, prompt, max_new_tokens=16, generator=chance, **options))
-
-    assert draw(0, temperature=2.0) == draw(0, temperature=2.0)
-    assert draw(0, temperature=2.0) != draw(1, temperature=2.0)
-    assert draw(0, temperature=2.0, top_p=0.0) == greedy
-
-
-def test_pick_draws_from_the_smallest_set_of_that_mass() -> None:
-    logits = torch.tensor([0.1, 0.4, 0.3, 0.2]).log()
-    chance = torch.Generator().manual_seed(0)
-    counts = torch.bincount(torch.tensor([pick(logits, 1.0, 0.6, chance) for _ in range(2000)]), minlength=4)
-    assert counts[0] == counts[3] == 0
-    assert abs(counts[1] / 2000 - 4 / 7) < 0.04
-    counts = torch.bincount(torch.tensor([pick(logits, 0.5, 1.0, chance) for _ in range(2000)]), minlength=4)
-    assert abs(counts[1] / 2000 - 16 / 30) < 0.04  # temperature 0.5 squares the odds
 
 
 # -------------------- pieces against naive twins
@@ -324,11 +162,13 @@ def naive_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: i
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 8, 100])
-@pytest.mark.parametrize(("n", "s"), [(8, 8), (1, 8), (3, 8), (9, 9), (1, 1)])
+@pytest.mark.parametrize(("n", "s"), [(8, 8), (1, 8), (3, 8), (9, 9), (1, 1), (70, 80)])
 def test_attention_equals_a_loop_over_queries(n: int, s: int, window: int | None) -> None:
     torch.manual_seed(n + s)
     q, k, v = torch.randn(n, 6, 4), torch.randn(s, 2, 4), torch.randn(s, 2, 4)
-    close(attend(q[None], k[None], v[None], window)[0], naive_attention(q, k, v, window), 1e-5)
+    heads_first = [x.transpose(0, 1)[None] for x in (q, k, v)]
+    got = attend(*heads_first, causal_mask(n, s, window, q))[0].transpose(0, 1)
+    close(got, naive_attention(q, k, v, window), 1e-5)
 
 
 def naive_rotate(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,8 @@ import train
 from calls import write_calls
 from cli import run
 from frames import Frame, load_frame
-from model import ModelConfig, Transformer, generate
+from generation import generate
+from model import ModelConfig, Transformer
 from turns import count_turns, holds, retrace, write_turns
 
 ROOT = Path(__file__).resolve().parent.parent

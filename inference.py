@@ -1,0 +1,173 @@
+"""A model as generation wants it: few large operations a pass. What it says is what model.py and mor.py say.
+
+A pass over a few new tokens reads every weight and computes little. `for_inference` changes three things:
+
+  weights   are kept in the order in which oneDNN, the CPU's library for matmuls, reads them. A matmul of nine
+            rows then takes little longer than that of one; MKL takes twice as long from four rows on
+  linears   that share their input become one, with the names that phi3 has for them (GROUPS)
+  adapters  all A and routers of such a group are in the matmul of the base. Rows of all roles meet them all,
+            and a row's gates of other roles' LoRAs are 0 (Eq. 6): more FLOPs than mor.py's slices by role,
+            fewer operations. Rows stay in sequence order
+
+The model can then no longer be trained, saved or cast.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cli import UserError
+from model import Transformer
+from mor import ROLES, MoRConfig, MoRLinear
+
+GROUPS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+def for_inference(model: Transformer) -> Transformer:
+    """Replace the linears of `model` in place; return it."""
+    model.requires_grad_(False)
+    head = model.lm_head.weight
+    adapted = [module for module in model.modules() if isinstance(module, MoRLinear)]
+    if adapted:
+        dtype = torch.promote_types(head.dtype, torch.float32)
+        model.role_order = RoleTables(adapted[0].config, dtype, head.device).order
+    for parent in [module for module in model.modules() if not isinstance(module, MoRLinear)]:
+        linears = {n: m for n, m in parent.named_children() if isinstance(m, (nn.Linear, MoRLinear))}
+        for name, members in _groups(linears):
+            joined = _join([linears[member] for member in members])
+            for member in members:
+                delattr(parent, member)
+            setattr(parent, name, joined)
+    model.lm_head.weight = head  # loss.py reads it, and it may be the embedding
+    return model
+
+
+def _groups(linears: dict[str, nn.Module]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Name and members of each new linear. A group is all adapted or all not; others stay alone."""
+    for name, members in GROUPS.items():
+        if linears.keys() >= set(members) and len({type(linears[member]) for member in members}) == 1:
+            linears = {n: linear for n, linear in linears.items() if n not in members}
+            yield name, members
+    yield from ((name, (name,)) for name in linears)
+
+
+def _join(linears: list[nn.Module]) -> nn.Module:
+    adapted = isinstance(linears[0], MoRLinear)
+    return MoRInference(linears) if adapted else PackedLinear(*_side_by_side(linears))
+
+
+def _side_by_side(linears: list[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    return weight, torch.cat(biases) if biases else None
+
+
+def _packable(weight: Tensor) -> bool:
+    """Whether oneDNN takes it. The two operations are those that torch.compile makes of frozen weights."""
+    oneDNN = torch.ops.mkldnn
+    known = hasattr(oneDNN, "_reorder_linear_weight") and hasattr(oneDNN, "_linear_pointwise")
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not known:
+        return False
+    narrow = weight.dtype == torch.bfloat16 and oneDNN._is_mkldnn_bf16_supported()
+    return narrow or weight.dtype == torch.float32
+
+
+class PackedLinear(nn.Module):
+    """x [T, in] -> [T, out] with a frozen weight [out, in]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        super().__init__()
+        self.bias, self.packed = bias, _packable(weight)
+        self.matrix = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight
+
+    def forward(self, x: Tensor, role_sizes: list[int] | None = None) -> Tensor:
+        if not self.packed:
+            return F.linear(x, self.matrix, self.bias)
+        if len(x) == 1 and x.dtype == torch.bfloat16:  # one row takes longer than two
+            return self(x.expand(2, -1))[:1]
+        return torch.ops.mkldnn._linear_pointwise(x, self.matrix, self.bias, "none", [], "")
+
+
+class MoRInference(nn.Module):
+    """MoRLinears of one input, G of them, their outputs side by side; L LoRAs of all roles in each."""
+
+    def __init__(self, layers: list[MoRLinear]):
+        super().__init__()
+        self.config, self.widths = layers[0].config, [layer.base.out_features for layer in layers]
+        weight, bias = _side_by_side([layer.base for layer in layers])
+        down = [layer.lora_A[role].flatten(0, 1) for layer in layers for role in ROLES]
+        # a score for every LoRA: that of a shared one means nothing without shared_gate
+        scores = [layer.router[role] for layer in layers for role in ROLES]
+        if not self.config.shared_gate:
+            scores = [F.pad(router, (0, 0, 1, 0)) for router in scores]
+        whole = torch.cat([weight, *(part.detach().to(weight.dtype) for part in down + scores)])
+        self.inward = PackedLinear(whole, None if bias is None else F.pad(bias, (0, len(whole) - len(bias))))
+        up = [torch.cat([layer.lora_B[role].flatten(0, 1) for role in ROLES]) for layer in layers]
+        self.up = [B.detach().to(weight.dtype) for B in up]  # [L * rank, out] each
+
+    def forward(self, x: Tensor, rows: "Rows") -> Tensor:
+        """x [T, in], rows in any order -> [T, sum of widths]."""
+        rank, G, L = self.config.rank, len(self.widths), sum(self.config.loras)
+        h, z, scores = self.inward(x).split([sum(self.widths), G * L * rank, G * L], dim=1)
+        gates = self.gates(scores.unflatten(1, (G, L)), rows)
+        z = z.unflatten(1, (G, L, rank)).mul_(gates[..., None])[:, :, rows.loras].flatten(2)
+        met = slice(rows.loras.start * rank, rows.loras.stop * rank)
+        for z_i, h_i, B in zip(z.unbind(1), h.split(self.widths, dim=1), self.up, strict=True):
+            h_i.addmm_(z_i, B[met])  # Eqs. 5 and 7
+        return h
+
+    def gates(self, scores: Tensor, rows: "Rows") -> Tensor:
+        """R of all roles: scores [T, G, L] -> gates of the same shape, 0 for the LoRAs of other roles."""
+        scores = scores.to(rows.shared.dtype)
+        largest, chosen = (scores + rows.others).topk(rows.most, dim=2)
+        largest = largest if rows.surplus is None else largest + rows.surplus
+        gates = rows.shared.expand_as(scores).scatter(2, chosen, largest.softmax(dim=2))
+        return torch.where(rows.shared > 0, scores.sigmoid(), gates) if self.config.shared_gate else gates
+
+
+@dataclass
+class Rows:
+    """What the adapters of all layers are told of the rows of a pass."""
+
+    loras: slice  # those of the roles present, and of any between them
+    most: int  # LoRAs that a row chooses
+    shared: Tensor  # [T, 1, L] 1 for the shared LoRA of the row's role, else 0
+    others: Tensor  # [T, 1, L] added to the scores: 0 where the row may choose, else very low
+    surplus: Tensor | None  # [T, 1, most] added to the chosen: -inf to those too many, if roles differ there
+
+
+class RoleTables:
+    """The same for each role: its LoRAs are those of its group, the first of which is shared."""
+
+    def __init__(self, config: MoRConfig, dtype: torch.dtype, device: torch.device):
+        self.ends, self.choices = [*accumulate(config.loras)], [max(n - 1, 1) for n in config.active]
+        options = dict(dtype=dtype, device=device)
+        self.shared = torch.zeros(3, sum(config.loras), **options)
+        self.others = torch.full_like(self.shared, -1e30)
+        self.surplus = torch.full((3, max(self.choices)), -torch.inf, **options)
+        self.starts = [end - loras for end, loras in zip(self.ends, config.loras, strict=True)]
+        for role, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)):
+            self.shared[role, start] = 1
+            self.others[role, start:end] = 0
+            if config.active[role] > 1:
+                # not even as one too many, whose gate of 0 would take the place of its own
+                self.others[role, start] = -torch.inf
+            else:  # chooses its shared LoRA: a softmax over nothing would not do
+                self.others[role, start + 1 : end] = -1e30
+            self.surplus[role, : self.choices[role]] = 0
+
+    def order(self, role_ids: Tensor | None, total: int) -> tuple[Rows, None, None]:
+        """In the place of model.role_order: rows stay in sequence order."""
+        if role_ids is None or role_ids.shape != (total,):
+            raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
+        present = [role for role, n in enumerate(role_ids.bincount(minlength=3).tolist()) if n]
+        choices = [self.choices[role] for role in present]
+        most = max(choices)
+        surplus = None if min(choices) == most else self.surplus[role_ids, None, :most]
+        loras = slice(self.starts[present[0]], self.ends[present[-1]])
+        shared, others = self.shared[role_ids, None], self.others[role_ids, None]
+        return Rows(loras, most, shared, others, surplus), None, None
