@@ -46,7 +46,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add, count = parser.add_argument, number(int, 1)
     parser.set_defaults(layers=SMALL["num_hidden_layers"])
     add("--only", choices=TABLES, default=argparse.SUPPRESS, help="one of the two tables")
-    add("--streams", type=count, default=8, metavar="N", help="records of the first table; rows take turns")
+    add("--streams", type=count, default=12, metavar="N", help="records of the first table; rows take turns")
     add("--episodes", type=count, default=48, metavar="N", help="records of the second table")
     add("--size", type=count, default=16, metavar="N", help="episodes at once")
     args = parser.parse_args(argv)
@@ -57,11 +57,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def small_model(args: argparse.Namespace) -> Transformer:
     config = ModelConfig.from_dict(common.SHAPE | SMALL | {"num_hidden_layers": args.layers})
     return Transformer.from_config(config, getattr(torch, args.dtype), args.device, args.seed)
-
-
-def adapted(base: Transformer) -> Transformer:
-    """On the tensors of the base, not in training mode."""
-    return common.mor_model(base).eval()
 
 
 class Recording(Tools):
@@ -182,9 +177,10 @@ def bandwidth(args: argparse.Namespace) -> float:
     return matrix.numel() * 4 / best
 
 
-def stream_table(base: Transformer, frame: Frame, records: list[dict], args: argparse.Namespace) -> None:
+def stream_table(
+    base: Transformer, mor: Transformer, frame: Frame, records: list[dict], args: argparse.Namespace
+) -> None:
     """The first record warms up."""
-    mor = adapted(base)
     models = dict.fromkeys(("mor", "mor, own drafts", "mor, no drafts"), mor) | {"base alone": base}
     drafts = {"mor": Dictation(Drafts()), "mor, own drafts": Dictation()}
     drafts |= {name: Dictation(drafts=False) for name in ("mor, no drafts", "base alone")}
@@ -195,7 +191,7 @@ def stream_table(base: Transformer, frame: Frame, records: list[dict], args: arg
     context = sum(len(data.render(r, frame).input_ids) for r in records) // len(records)
     read = {name: bytes_read(model, context) for name, model in models.items()}
     for model in (mor, base):
-        for_inference(model.eval())
+        for_inference(model)
     check_same(models, data.render(records[0], frame).input_ids[:99])
     seconds, passes = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0)
     for i, record in enumerate(tqdm(records, disable=None, leave=False)):
@@ -221,8 +217,7 @@ def stream_table(base: Transformer, frame: Frame, records: list[dict], args: arg
 
 def episodes_table(model: Transformer, frame: Frame, records: list[dict], args: argparse.Namespace) -> None:
     """The first record warms up."""
-    warm, *records = records
-    seconds = {}
+    (warm, *records), seconds = records, {}
     for drafts in (True, False):
         for size in (1, args.size):
             dictation = Dictation(Drafts(), drafts)
@@ -248,14 +243,15 @@ def episodes_table(model: Transformer, frame: Frame, records: list[dict], args: 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     frame, records = data.load_frame(args.tokenizer), data.read_records(args.data)
-    base, loras = small_model(args), ", ".join(map(str, MoRConfig().loras))
+    base, loras = small_model(args).eval(), ", ".join(map(str, MoRConfig().loras))
+    mor = common.mor_model(base).eval()
     size = sum(p.numel() for p in base.parameters())
     print(f"hardware  {common.hardware(args.device)}; {args.dtype}\nversions  {common.versions()}")
     print(f"model     a Llama of {size / 1e6:.0f}M parameters; LoRAs {loras} of rank {MoRConfig().rank}")
     if getattr(args, "only", "stream") == "stream":
-        stream_table(base, frame, playable(records, args.streams + 1), args)
+        stream_table(base, mor, frame, playable(records, args.streams + 1), args)
     if getattr(args, "only", "episodes") == "episodes":
-        episodes_table(for_inference(adapted(base)), frame, playable(records, args.episodes + 1), args)
+        episodes_table(for_inference(mor), frame, playable(records, args.episodes + 1), args)
 
 
 if __name__ == "__main__":
