@@ -17,8 +17,8 @@ from torch import Tensor
 
 from model import KVCache, ModelConfig, Transformer
 
-# Tokens guessed for one sequence, and rows of a pass that guesses may fill. On two CPU cores a pass over 13 rows
-# takes 1.2 (bfloat16) to 1.5 (float32) times as long as one over a single row.
+# Tokens guessed for one sequence, and rows of a pass that guesses may fill. On two CPU cores a pass over 13
+# rows takes 1.2 (bfloat16) to 1.5 (float32) times as long as one over a single row.
 DRAFT, ROWS = 12, 64
 
 
