@@ -3,7 +3,7 @@
 A pass over a few new tokens reads every weight and computes little. `for_inference` changes three things:
 
   weights   are kept in the order in which oneDNN, the CPU's library for matmuls, reads them. A matmul of nine
-            rows then takes little longer than that of one; MKL takes twice as long from four rows on
+            rows then takes little longer than that of one; with MKL four rows take nearly twice as long
   linears   that share their input become one, with the names that phi3 has for them (GROUPS)
   adapters  all A and routers of such a group are in the matmul of the base. Rows of all roles meet them all,
             and a row's gates of other roles' LoRAs are 0 (Eq. 6): more FLOPs than mor.py's slices by role,

@@ -151,7 +151,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         causal = mask is None and n == s
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=groups > 1)
     rows, mask = q.reshape(len(q), k.shape[1], -1, q.shape[3]), mask.repeat(groups, 1)
-    return F.scaled_dot_product_attention(rows, k, v, mask).view_as(q)
+    return F.scaled_dot_product_attention(rows, k, v, mask).reshape(q.shape)
 
 
 def attend_packed(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None) -> Tensor:
@@ -176,6 +176,7 @@ class Layout:
     masks: dict = field(default_factory=dict)  # made by the first layer that wants them
 
     def mask(self, n: int, s: int, window: int | None, like: Tensor) -> Tensor | None:
+        """causal_mask's, kept for the layers to come."""
         if (n, s, window) not in self.masks:
             self.masks[n, s, window] = causal_mask(n, s, window, like)
         return self.masks[n, s, window]

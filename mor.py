@@ -30,7 +30,8 @@ R, W_R          route, router        token-aware router, one per linear and role
 f, P            f, P                 share of a role's tokens sent to each LoRA; mean router probability
 L_aux, L_orth   balance_loss, orthogonal_loss
 
-Equations: 5 to 7 MoRFunction; 10 balance_loss; 11, 12 load_statistics; 13 orthogonal_loss.
+Equations: 5 to 7 MoRFunction; 10 balance_loss; 11, 12 load_statistics; 13 orthogonal_loss. To generate,
+inference.py has 5 to 7 once more, with fewer operations.
 Letters in shapes: T tokens, n tokens of one role, E routed LoRAs, K top_k, N adapted linears.
 Not here: which role a token has (data.py), Eqs. 8 and 9 (train.py), Eqs. 2 to 4 (agent.py).
 """

@@ -4,6 +4,7 @@ The naive twins are data.render of the record (for the ids and roles of the whol
 pass over it (for the cached keys and values, and the logits).
 """
 
+import copy
 import gzip
 import io
 import json
@@ -28,6 +29,7 @@ from agent import Episode, Tools, Trace, run_episode, together
 from cli import UserError, run
 from frames import Frame, load_frame
 from generation import generate, next_tokens
+from inference import for_inference
 from model import KVCache, ModelConfig, Transformer
 from mor import ROLES
 from sandbox import Sandbox
@@ -734,11 +736,12 @@ def plays_of(model, frame, count: int, **options) -> list[Callable]:
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "top_p": 0.9}], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("size", [1, 3, 16])
 def test_together_is_one_by_one(model, frame, size, options):
-    """Token for token, whatever the size; and each number comes once."""
-    plays = plays_of(model, frame, 16, **options)
-    alone = [play(generate) for play in plays]
+    """Token for token, whatever the size, also as agent.load makes the model; and each number comes once."""
+    alone = [play(generate) for play in plays_of(model, frame, 16, **options)]
     assert len({json.dumps(record) for record in alone}) > 8, "episodes differ"
-    assert dict(together(model, iter(plays), size)) == dict(enumerate(alone))
+    for made in (model, for_inference(copy.deepcopy(model))):
+        plays = plays_of(made, frame, 16, **options)
+        assert dict(together(made, iter(plays), size)) == dict(enumerate(alone))
 
 
 def test_together_makes_one_pass_for_all(model, frame, monkeypatch):
