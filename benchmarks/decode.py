@@ -77,17 +77,22 @@ class Dictation:
         guesses = guess_all(model, sequences, self.history) if self.drafts else [[] for _ in sequences]
         score(model, sequences, guesses).argmax(dim=-1).tolist()
         for sequence, tokens in zip(sequences, guesses, strict=True):
-            wanted = self.ids[sequence.cache][len(sequence.ids) :]
-            assert wanted, "the episode goes on after the end of its record"
+            wanted = self.rest_of_turn(sequence)
             accept(sequence, tokens[: len(wanted) - 1], wanted, self.history)
         self.passes.append(time.perf_counter())
+
+    def rest_of_turn(self, sequence: Sequence) -> list[int]:
+        """To its stop token: what comes then is no guess that a model could confirm, nor for the history."""
+        ids, stop_ids = self.ids[sequence.cache]
+        rest = ids[len(sequence.ids) :]
+        return rest[: next(i for i, token in enumerate(rest) if token in stop_ids) + 1]
 
     def play(self, model: Transformer, frame: Frame, record: dict, speak: Callable | None = None) -> dict:
         """The record's episode, from its first query to its last answer; return what it became."""
         tools = Recording(record["tools"])
         tools.observations = [t["content"] for t in record["trajectory"] if t["role"] == "observation"]
         episode = Episode(model, frame, tools, speak=speak or partial(generate, advance=self))
-        self.ids[episode.cache] = data.render(record, frame).input_ids
+        self.ids[episode.cache] = data.render(record, frame).input_ids, frame.stop_ids
         for turn in record["trajectory"]:
             if turn["role"] == "user":
                 episode.user(turn["content"])
