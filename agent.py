@@ -31,91 +31,30 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, TextIO
 
 import torch
 
 import data
-from calls import JSON, CallError, check_call, same_calls
 from cli import ArgumentParser, UserError, number, printable, run
 from data import Example
-from frames import Frame, load_frame
-from generation import Drafts, Sequence, generate, next_tokens
-from inference import for_inference
-from model import KVCache, Transformer, checkpoint_folder
-from mor import ROLES, load_adapter
-from sandbox import Sandbox
+from engine.adapter import load_adapter
+from engine.devices import choose_device, choose_dtype
+from engine.generation import generate
+from engine.inference import for_inference
+from formats.calls import CallError
+from formats.checkpoint import checkpoint_folder
+from formats.frames import Frame, load_frame
+from model import KVCache, Transformer
+from mor import ROLES
+from tools.mock import Tools, as_json, as_text, read_responses, read_tools
+from tools.sandbox import Sandbox
 
 HERE = Path(__file__).resolve().parent
-
-
-# ---- tools: from calls to observations ----
-
-
-class Tools:
-    """The functions on offer and the mock environment that answers calls.
-
-    schemas: OpenAI-style, as in a record. responses: recordings {"name", "arguments", "response"}. functions:
-    Python callables by name, given the arguments as keywords. The first recording of an equal call answers;
-    else, if the call fits its schema, the function of that name; else a stub that says it is one.
-    """
-
-    def __init__(
-        self,
-        schemas: list[dict] | None = None,
-        functions: dict[str, Callable] | None = None,
-        responses: list[dict] | None = None,
-        max_result_chars: int = 4000,
-    ):
-        self.schemas, self.functions, self.responses = schemas or [], functions or {}, responses or []
-        self.max_result_chars = max_result_chars
-        for name in set(self.functions) - {schema["name"] for schema in self.schemas}:
-            raise UserError(f"functions: {name!r} is in no schema; wanted a schema for every function")
-
-    def call(self, name: str, arguments: dict) -> str:
-        """The result of one call as text, cut at max_result_chars. What goes wrong is told, never raised."""
-        call = {"name": name, "arguments": arguments}
-        try:
-            return self._cut(self._result(call))
-        except Exception as fault:  # a tool that fails is news for the reasoner, not the end
-            return self._cut({"error": f"{name} failed: {type(fault).__name__}: {fault}"})
-
-    def _result(self, call: dict) -> Any:
-        for recording in self.responses:
-            if same_calls([recording], [call]):
-                return recording["response"]
-        if fault := check_call(call, self.schemas):
-            return {"error": fault}
-        if call["name"] in self.functions:
-            return self.functions[call["name"]](**call["arguments"])
-        return {"stub": True, "function": call["name"], "arguments": call["arguments"], "status": "success"}
-
-    def _cut(self, result: Any) -> str:
-        text, limit = as_text(result), self.max_result_chars
-        return text if len(text) <= limit else f"{text[:limit]}... [cut: {limit} of {len(text)} characters]"
-
-
-def as_text(result: Any) -> str:
-    """Strings as they are, anything else as JSON; half surrogate pairs, which UTF-8 cannot hold, become ?."""
-    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def as_json(text: str) -> str:
-    """`text` itself where it is JSON, else the JSON string of it."""
-    try:
-        json.loads(text)
-        return text
-    except (ValueError, RecursionError):
-        return json.dumps(text, ensure_ascii=False)
 
 
 # ---- the state machine ----
@@ -282,125 +221,6 @@ def run_episode(model: Transformer, frame: Frame, tools: Tools | None, query: st
     return episode.record
 
 
-# ---- many episodes at once ----
-
-
-def together(
-    model: Transformer, plays: Iterable[Callable], size: int, advance: Callable | None = None
-) -> Iterator[tuple[int, Any]]:
-    """Perform `plays`, up to `size` at once; yield (number, what it returned) of each as it ends.
-
-    A play is a function of `speak`, which takes the place of generate:
-
-        plays = (lambda speak, q=q: run_episode(model, frame, tools, q, speak=speak) for q in queries)
-
-    Each runs in a thread of its own, as plain code from top to bottom. A thread that wants tokens sleeps;
-    when all sleep, this thread, the only one that meets the model, makes one forward pass for all. When a
-    play ends, the next begins. Which thread comes first decides nothing. A play's exception is raised here.
-    advance appends the next tokens; if None, next_tokens, which guesses from what any play has said.
-    """
-    advance = advance or partial(next_tokens, history=Drafts())
-    events: SimpleQueue = SimpleQueue()  # (number, a sequence that wants tokens, what wakes its thread)
-    numbered, asleep, running, closed = enumerate(plays), [], 0, False
-
-    def perform(number: int, play: Callable) -> None:
-        def forward(model: Transformer, sequences: list[Sequence]) -> None:
-            wake: SimpleQueue = SimpleQueue()
-            events.put((number, sequences[0], wake))
-            if closed or not wake.get():
-                raise Closed
-
-        try:
-            end = Ended(play(partial(generate, advance=forward)))
-        except BaseException as fault:
-            end = Ended(fault=fault)
-        events.put((number, end, None))
-
-    try:
-        while True:
-            for number, play in islice(numbered, size - running):
-                Thread(target=perform, args=(number, play), daemon=True).start()
-                running += 1
-            if not running:
-                return
-            if len(asleep) == running:
-                asleep.sort(key=lambda entry: entry[0])
-                advance(model, [sequence for _, sequence, _ in asleep])
-                for _, _, wake in asleep:
-                    wake.put(True)
-                asleep.clear()
-            number, event, wake = events.get()
-            if not isinstance(event, Ended):
-                asleep.append((number, event, wake))
-                continue
-            running -= 1
-            if event.fault is not None:
-                raise event.fault
-            yield number, event.result
-    finally:
-        closed = True
-        while not events.empty():
-            asleep.append(events.get())
-        for _, _, wake in asleep:
-            if wake is not None:
-                wake.put(False)
-
-
-class Closed(Exception):
-    """Ends the thread of a play that nobody waits for any more."""
-
-
-@dataclass
-class Ended:
-    result: Any = None
-    fault: BaseException | None = None
-
-
-# ---- files ----
-
-
-def read_tools(path: str) -> list[dict]:
-    """A list of function schemas, bare or as {"type": "function", "function": schema}. Raises UserError."""
-    wrapped = {"type", "function"}
-    tools = [tool["function"] if set(tool) == wrapped else tool for tool in read_list(path)]
-    unfinished = {"trajectory": [{"role": "user", "content": ""}], "exit_status": "tools only"}
-    data.check_record(unfinished | {"tools": tools}, path)
-    return tools
-
-
-def read_responses(path: str) -> list[dict]:
-    """Recordings {"name", "arguments", "response"} from a JSON list or JSON Lines. Raises UserError."""
-    recordings = read_list(path)
-    for index, recording in enumerate(recordings):
-        if set(recording) != {"name", "arguments", "response"}:
-            got = ", ".join(recording) or "nothing"
-            raise UserError(f"{path}: entry {index} has {got}; wanted name, arguments and response")
-        for key, kind, wanted in (("name", str, "a string"), ("arguments", dict, "an object")):
-            if not isinstance(recording[key], kind):
-                raise UserError(f"{path}: entry {index}: {key} is {recording[key]!r:.60}; wanted {wanted}")
-    return recordings
-
-
-def read_list(path: str) -> list[dict]:
-    """The objects in a JSON list or in JSON Lines. Raises UserError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig").strip()
-        if text.startswith("{"):
-            entries = [JSON.decode(line) for line in text.split("\n") if line.strip()]
-        else:
-            entries = JSON.decode(text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a JSON file") from None
-    except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8
-        raise UserError(f"{path}: no JSON ({error}); wanted a list of objects") from None
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: holds {entries!r:.60}; wanted a list of objects")
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise UserError(f"{path}: entry {index} is {entry!r:.60}; wanted an object")
-    return entries
-
-
 # ---- the command ----
 
 COLOURS = dict(zip(ROLES, data.COLOURS, strict=True)) | {"user": 1, "observation": 2, "note": 31}
@@ -495,14 +315,9 @@ def load(args: Namespace) -> tuple[Transformer, Frame]:
         raise UserError(
             f"{args.adapter}: no adapter there; train one with `{hint}` or give --adapter its folder"
         )
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown name; torch without CUDA
-        raise UserError(f"--device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
-    dtype = ("bfloat16" if device.type == "cuda" else "float32") if args.dtype == "auto" else args.dtype
-    frame, model = load_frame(folder), Transformer.from_pretrained(folder, getattr(torch, dtype), device)
+    device = choose_device(args.device)
+    dtype = choose_dtype(args.dtype, device)
+    frame, model = load_frame(folder), Transformer.from_pretrained(folder, dtype, device)
     if args.adapter:
         load_adapter(model, args.adapter)
     return for_inference(model.eval()), frame
@@ -552,3 +367,9 @@ def play(args: Namespace, tools: Tools, python: Sandbox | None) -> None:
 
 if __name__ == "__main__":
     sys.exit(run(main))
+
+
+def sampling(args: Namespace, i: int) -> dict:
+    """Options of the i-th question's episode."""
+    names = ("max_new_tokens", "temperature", "top_p")
+    return {name: getattr(args, name) for name in names} | {"seed": args.seed + i}

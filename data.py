@@ -45,11 +45,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import calls
-from calls import CLOSE, JSON, KEYWORDS, LIST, OPEN, TEXT, parse_calls
 from cli import UserError
-from frames import Frame
-from frames import load_frame as load_frame  # for callers: what `render` wants
+from formats import calls
+from formats.calls import CLOSE, JSON, KEYWORDS, LIST, OPEN, TEXT, parse_calls
+from formats.frames import Frame
+from formats.frames import load_frame as load_frame  # for callers: what `render` wants
 from mor import ROLES
 
 # ---- records, and what is wrong with them ----

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
-from checkpoint import ModelConfig, checkpoint_folder, read_tensors, tensor_files
+from formats.checkpoint import ModelConfig, checkpoint_folder, read_tensors, tensor_files
 
 
 class Linear(nn.Linear):

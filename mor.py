@@ -36,20 +36,16 @@ Letters in shapes: T tokens, n tokens of one role, E routed LoRAs, K top_k, N ad
 Not here: which role a token has (data.py), Eqs. 8 and 9 (train.py), Eqs. 2 to 4 (agent.py).
 """
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cli import UserError, write_whole
+from cli import UserError
 
 ROLES = ("reasoner", "executor", "summarizer")
 TARGETS = tuple("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj qkv_proj gate_up_proj".split())
@@ -373,88 +369,3 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(trained, frozen); a tensor used twice, as tied embeddings are, counts once."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return trained, sum(p.numel() for p in model.parameters()) - trained
-
-
-# -------------------------------------------------------------------------------------- adapter save and load
-
-CONFIG, WEIGHTS, VERSION = "adapter_config.json", "adapter_model.safetensors", 1
-BASE_FIELDS = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-BASE_FIELDS += ("num_attention_heads", "num_key_value_heads", "head_dim")  # of the base model's config
-
-
-def save_adapter(model: nn.Module, folder: str | Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, each whole or not at all.
-
-    The weights carry a copy of the config and load_adapter compares the two: a save killed between the files
-    leaves a whole adapter when the config is the same as before, and otherwise a folder that is refused.
-    """
-    text = _config_text(mor_layers(model)[0].config, model)
-    tensors = {name: parameter.detach() for name, parameter in mor_parameters(model).items()}
-    data = save(tensors, metadata={"config": text})  # one entry: more are written in an order that varies
-    write_whole(Path(folder) / WEIGHTS, lambda path: path.write_bytes(data))
-    write_whole(Path(folder) / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def load_adapter(model: nn.Module, folder: str | Path) -> MoRConfig:
-    """Add to a base model the MoR layers of adapter_config.json, filled from adapter_model.safetensors.
-
-    Raises UserError naming the file and its fault: unreadable, not of one save, a field or tensor that is
-    unknown, missing or of another type or shape, an adapter of another base model.
-    """
-    path = Path(folder) / CONFIG
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); wanted the folder of an adapter") from None
-    config = _parse_config(saved, model, path)
-    path = Path(folder) / WEIGHTS
-    try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("config") != _config_text(config, model):
-                raise UserError(f"{path}: not of one save with the {CONFIG} beside it; wanted both of one")
-            replace_linears(model, config)
-            _fill(mor_parameters(model), file, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); wanted a whole safetensors file") from None
-    return config
-
-
-def _base_shape(model: nn.Module) -> dict[str, str | int]:
-    return {name: getattr(model.config, name) for name in BASE_FIELDS}
-
-
-def _config_text(config: MoRConfig, model: nn.Module) -> str:
-    options = asdict(config)
-    options["target_modules"] = options.pop("targets")  # the standard word, in files
-    return json.dumps({"format_version": VERSION, **options, **_base_shape(model)}, indent=2) + "\n"
-
-
-def _parse_config(saved: object, model: nn.Module, path: Path) -> MoRConfig:
-    names = [field.name.replace("targets", "target_modules") for field in fields(MoRConfig)]
-    fixed = {"format_version": VERSION, **_base_shape(model)}
-    if not isinstance(saved, dict):
-        raise UserError(f"{path}: holds a {type(saved).__name__}, wanted an object with {', '.join(names)}")
-    if wrong := sorted(set(saved) ^ {*names, *fixed}):
-        kind = "unknown" if wrong[0] in saved else "missing"
-        raise UserError(f"{path}: {wrong[0]} is {kind}, wanted exactly {', '.join([*fixed, *names])}")
-    for name, wanted in fixed.items():
-        if saved[name] != wanted:
-            owner = "this code" if name == "format_version" else "the base model"
-            raise UserError(f"{path}: {name} is {saved[name]!r}, wanted {wanted!r} as {owner} has")
-    try:
-        return MoRConfig(*(saved[name] for name in names))
-    except UserError as error:
-        raise UserError(f"{path}: {str(error).replace('targets is', 'target_modules is')}") from None
-
-
-@torch.no_grad()
-def _fill(parameters: dict[str, nn.Parameter], file: safe_open, path: Path) -> None:
-    if wrong := sorted(set(parameters) ^ set(file.keys())):
-        kind = "missing" if wrong[0] in parameters else "unknown"
-        raise UserError(f"{path}: tensor {wrong[0]} is {kind}; wanted {len(parameters)} tensors by {CONFIG}")
-    for name, parameter in parameters.items():
-        tensor = file.get_tensor(name)
-        if (tensor.shape, tensor.dtype) != (parameter.shape, parameter.dtype):
-            got, wanted = (f"{t.dtype} {list(t.shape)}" for t in (tensor, parameter))
-            raise UserError(f"{path}: tensor {name} is {got}, wanted {wanted}")
-        parameter.copy_(tensor)

@@ -23,112 +23,24 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import cli
 import data
-import review
-import unify
-from agent import Tools, read_responses, read_tools
-from complete import PATH, complete, judge, too_low
-from endpoint import Ask, Endpoint, Preview, Previewed, Unanswered, estimate, read_key
-from journal import Journal
-from rows import Refused
-from sandbox import Sandbox
-from sources import SOURCES
-from stages import Item, Results, Tally, beside, finish, process, read_items, table
-from verify import verify
-
-# ---- what each stage does with a row ----
-
-
-def convert(inputs: list[tuple[str, Path, str]], output: Path) -> Tally:
-    """Rows of (source, file, name for it) -> records. Raises UserError, also where no row becomes one."""
-
-    def items() -> Iterator[Item]:
-        for name, path, file in inputs:
-            for index, row in enumerate(SOURCES[name].read(path)):
-                where = {"dataset": name, "file": file, "index": index}
-                yield where, (where, row)
-
-    def step(row: tuple[dict, Any]) -> Results:
-        where, raw = row
-        records = SOURCES[where["dataset"]].convert(raw)
-        return [("out", record | {"source": record["source"] | where}) for record in records]
-
-    def check(tally: Tally) -> None:
-        if not tally.total("rows out"):
-            print(table([tally]), end="")
-            fault = "no row can be converted, nothing written; check the name of the source"
-            raise cli.UserError(f"{inputs[0][1]}: {fault}")
-
-    return process("convert", items(), step, output, check=check)
-
-
-def completed(record: dict, ask: Ask | None) -> dict:
-    if any(PATH.fullmatch(path) for path in record["source"].get("missing", ())) and not ask:
-        raise Refused("lacks a thought or summary, and no model is asked")
-    return complete(record, ask)
-
-
-def complete_row(record: dict, ask: Ask | None, model: str) -> Results:
-    whole = completed(record, ask)
-    if whole is not record:
-        whole["source"]["completed_by"] = model
-    return [("out", whole)]
-
-
-def judge_row(record: dict, ask: Ask, model: str, overall: int, step: int) -> Results:
-    scores = judge(record, ask)
-    record["source"]["scores"] = {"model": model} | scores
-    if reason := too_low(scores, overall, step):
-        raise Refused(reason, scores["comment"])
-    return [("out", record)]
-
-
-def verify_row(
-    record: dict,
-    ask: Ask | None,
-    model: str,
-    decisions: dict[str, dict],
-    environment: Tools | None,
-    python: Callable[[], Sandbox] | None,
-) -> Results:
-    """decisions: a person's, by id of the row in the review file."""
-    verdict, record, faults = verify(record, ask, environment, python)
-    if verdict == "refused":
-        raise Refused(faults[0]["kind"], faults[0]["detail"])
-    outcome = None
-    if verdict == "review":
-        row = review.review_row(record, faults)
-        ((record, outcome),) = review.merge([row], decisions)
-        if outcome == "undecided":
-            return [("review", row)]
-        if outcome == "dropped in review":
-            raise Refused(outcome)
-        record = completed(record, ask)  # anew, for the calls that a person has put there
-    verified = {"model": model if ask else None, "run": bool(environment or python), "review": outcome}
-    return [("out", record | {"source": record["source"] | {"verified": verified}})]
-
-
-# ---- stages that ask ----
-
-ANSWER_TOKENS = {"complete": 200, "judge": 150, "verify": 60}  # of one answer, for estimates: a guess
-SAMPLE = 1000  # rows whose prompts are made for an estimate
-
-
-class Job(NamedTuple):
-    """A stage that may ask: its step takes a record and `ask`, the endpoint's, None without one."""
-
-    stage: str
-    step: Callable[..., Results]
-    endpoint: Endpoint | None
-    others: dict[str, Path]  # further files, as `process` takes them
+from sources.catalogue import SOURCES
+from stages import review, unify
+from stages.complete import complete_row
+from stages.convert import convert
+from stages.judge import judge_row
+from stages.preview import Job, preview
+from stages.process import Tally, beside, finish, process, read_items, table
+from stages.verify import verify_row
+from tools.endpoint import Endpoint, read_key
+from tools.journal import Journal
+from tools.mock import Tools, read_responses, read_tools
+from tools.sandbox import Sandbox
 
 
 def job_of(stage: str, args: argparse.Namespace, endpoint: Endpoint | None, reviewed: Path) -> Job:
@@ -159,30 +71,6 @@ def perform(job: Job, path: Path, output: Path, workers: int) -> Tally:
     print(preview(job, path), flush=True)
     step, stop = partial(job.step, ask=job.endpoint.ask), job.endpoint.close
     return process(job.stage, read_items(path), step, output, total, workers, stop, **job.others)
-
-
-def preview(job: Job, path: Path, shown: int = 0) -> str:
-    """What a job would ask now: its first prompts and an estimate of requests, tokens and cost."""
-    total = sum(1 for _ in data.numbered_lines(path))
-    every, rows, prompts, repeated = -(-total // SAMPLE), 0, [], []
-    for _, record in read_items(path, every):
-        rows, seen = rows + 1, Preview(job.endpoint.cached)
-        steps = sum("calls" in turn for turn in record["trajectory"]) if job.stage == "verify" else 1
-        if steps:  # code is run, not asked about
-            try:
-                job.step(record, ask=seen.ask)
-            except (Previewed, Refused, Unanswered):
-                prompts += seen.prompts
-                repeated += seen.prompts * (steps - 1)  # the others of a row are much like its first
-    usage = estimate(prompts + repeated, ANSWER_TOKENS[job.stage], job.endpoint.usage.prices)
-    counted = ("requests", "estimated", "prompt_tokens", "completion_tokens")
-    usage = replace(usage, **{name: round(getattr(usage, name) * total / rows) for name in counted})
-    lines = []
-    for number, messages in enumerate(prompts[:shown], 1):
-        lines += [f"--- {job.stage}, prompt {number}", *(f"[{m['role']}] {m['content']}" for m in messages)]
-    return "\n".join(
-        [*lines, f"{job.stage} will ask {job.endpoint.model} at {job.endpoint.base_url}: {usage}"]
-    )
 
 
 # ---- commands ----

@@ -23,39 +23,39 @@ base model that is too large for one device.
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import math
-import os
-import resource
-import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import data
-import dataset
 import mor
-from cli import ArgumentParser, UserError, number, run, write_whole
-from dataset import HeldOut, Trajectories
-from frames import Frame, load_frame
-from loss import token_losses
-from model import ModelConfig, Transformer, checkpoint_folder
+from cli import ArgumentParser, UserError, number, run
+from engine import dataset
+from engine.dataset import Trajectories
+from engine.devices import (
+    Processes,
+    choose_dtype,
+    flat_gradients,
+    peak_memory,
+    start_processes,
+    stop_on_signal,
+)
+from engine.heldout import evaluate, per_role, table
+from engine.loss import token_losses
+from engine.runs import METRICS, Output, check_output, settings_of
+from formats.checkpoint import ModelConfig, checkpoint_folder
+from formats.frames import load_frame
+from model import Transformer
 from mor import ROLES, MoRConfig
-from turns import count_turns, retrace, share, spread, write_turns
 
 HERE = Path(__file__).resolve().parent
 
@@ -65,8 +65,6 @@ QUICK_RUN = dict(
 )
 SAMPLE = HERE / "bfcl.jsonl"  # with it, unless --eval-data is given:
 SAMPLE_EVAL = {"unseen functions": HERE / "bfcl_heldout.jsonl", "seen functions": HERE / "bfcl_seen.jsonl"}
-
-STATE, METRICS, ARGS = "training_state.safetensors", "metrics.jsonl", "train_args.json"
 
 
 # ---- arguments ----
@@ -167,72 +165,6 @@ def eval_files(args: argparse.Namespace) -> dict[str, Path]:
     return files
 
 
-# ---- processes ----
-
-
-@dataclass
-class Processes:
-    """This process among those torchrun started, or the only one."""
-
-    rank: int = 0
-    size: int = 1
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Add up over all processes, in place."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values
-
-    def say(self, text: str) -> None:
-        if self.rank == 0:
-            print(text, flush=True)
-
-    def bar(self) -> bool | None:
-        """tqdm's `disable`: None is off unless stderr is a terminal."""
-        return None if self.rank == 0 else True
-
-
-def start_processes(args: argparse.Namespace) -> tuple[Processes, torch.device]:
-    """Choose this process's device and, under torchrun, join the others. Raises UserError."""
-    processes = Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-    if args.grad_accum < processes.size:
-        got = f"got {args.grad_accum} micro-batches for {processes.size} processes"
-        raise UserError(f"--grad-accum: {got}; wanted one or more for each")
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device: {name!r} cannot be used here ({reason}); try cpu") from None
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if processes.size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return processes, device
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[list[int]]:
-    """Ctrl-C, or SIGTERM from torchrun or a scheduler, goes into the list; a second Ctrl-C stops at once."""
-    caught = []
-
-    def handle(received: int, _) -> None:
-        if received == signal.SIGINT and received in caught:
-            raise KeyboardInterrupt
-        caught.append(received)
-        print("\nsaving after this step; Ctrl-C again stops at once", file=sys.stderr)
-
-    before = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
 # ---- data ----
 
 
@@ -268,17 +200,6 @@ def plan_steps(lengths: list[int], args: argparse.Namespace) -> list[list[list[i
     return steps[: args.steps or None]
 
 
-# ---- training ----
-
-
-def per_role(sums: list[list[float]]) -> dict[str, float | None]:
-    """loss_<role> and accuracy_<role> from the sums of token_losses; None for a role without tokens."""
-    found = {}
-    for role, (loss, hits, supervised, _) in zip(ROLES, sums, strict=True):
-        found |= {f"loss_{role}": share(loss, supervised), f"accuracy_{role}": share(hits, supervised)}
-    return found
-
-
 def learning_rate(step: int, steps: int, args: argparse.Namespace) -> float:
     """Of step 1, 2, ..., steps: a straight rise, then what --schedule says; the last step still moves."""
     warmup = math.ceil(args.warmup * steps)
@@ -287,20 +208,6 @@ def learning_rate(step: int, steps: int, args: argparse.Namespace) -> float:
     gone = (step - warmup - 1) / (steps - warmup)
     shapes = {"constant": 1.0, "linear": 1 - gone, "cosine": (1 + math.cos(math.pi * gone)) / 2}
     return args.lr * shapes[args.schedule]
-
-
-def flat_gradients(parameters: list[nn.Parameter]) -> Tensor:
-    """One buffer with every .grad as a view: zeroed, summed over processes, measured and clipped at one go.
-
-    Not torch's DDP wrapper: it divides by the number of processes, though the loss is divided by the tokens
-    of all, and waits for a backward from each, which one without micro-batch in the last step does not have.
-    A gradient is never None, so AdamW updates the same parameters however a step is split.
-    """
-    sizes = [p.numel() for p in parameters]
-    flat = torch.zeros(sum(sizes), device=parameters[0].device)
-    for parameter, part in zip(parameters, flat.split(sizes), strict=True):
-        parameter.grad = part.view_as(parameter)
-    return flat
 
 
 def zero_sums(config: MoRConfig, device: torch.device) -> dict[str, Tensor]:
@@ -392,167 +299,6 @@ def report(bar: tqdm, record: dict, seconds: float, processes: Processes) -> Non
         processes.say(f"step {step}/{bar.total}: {text}, {(bar.total - step) * seconds / 60:.1f} min left")
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that tensors took on the GPU, or this process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-# ---- the output folder ----
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter, beside the number of steps
-FREE = ("quick", "show", "device", "output", "resume", "save_every", "log_every", "eval_data", "eval_limit")
-FREE += ("gradient_checkpointing", "cache", "max_length", "overlong")  # the last two show in the data
-
-
-def check_output(folder: Path, resume: bool) -> None:
-    """Raises UserError when there is nothing to resume, or when a fresh run would overwrite another."""
-    if resume and not (folder / STATE).exists():
-        raise UserError(f"--resume: {folder} has no {STATE}, no run to go on with; drop --resume")
-    found = [name for name in (STATE, "adapter_model.safetensors") if (folder / name).exists()]
-    if found and not resume:
-        raise UserError(
-            f"--output: {folder} holds a run ({found[0]}); go on with it by --resume or choose another folder"
-        )
-
-
-def settings_of(args: argparse.Namespace, trajectories: Trajectories, model: Transformer) -> dict:
-    """What decides the course of a run, as JSON values: flags, and digests of the data and the base model."""
-    settings = {name: value for name, value in vars(args).items() if name not in FREE}
-    rendered = hashlib.sha256(trajectories.digests.tobytes())
-    norm = model.model.norm.weight.detach().float().cpu().numpy()  # enough to tell two trainings apart
-    base = hashlib.sha256(repr(model.config).encode() + norm.tobytes())
-    settings |= {"data": f"data {rendered.hexdigest()[:16]}", "model": f"model {base.hexdigest()[:16]}"}
-    return json.loads(json.dumps(settings))
-
-
-class Output:
-    """What is written to the output folder, by the first process only."""
-
-    def __init__(self, folder: Path, settings: dict, writes: bool):
-        self.folder, self.settings, self.writes = folder, settings, writes
-
-    def start(self, args: argparse.Namespace) -> None:
-        """Begin a fresh run; a folder that cannot be written is found out here, before any work."""
-        if self.writes:
-            text = json.dumps(vars(args), indent=1, default=str) + "\n"
-            write_whole(self.folder / ARGS, lambda path: path.write_text(text))
-            write_whole(self.folder / METRICS, Path.touch)
-
-    def log(self, record: dict) -> None:
-        """Append a line to metrics.jsonl. Raises UserError."""
-        if not self.writes:
-            return
-        try:
-            with open(self.folder / METRICS, "a") as file:
-                file.write(json.dumps(record, allow_nan=False) + "\n")
-        except OSError as error:
-            path = self.folder / METRICS
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}); free space, then --resume"
-            ) from None
-
-    def save(self, step: int, model: Transformer, optimizer: torch.optim.AdamW) -> None:
-        """Write the training state, then the adapter; a kill between the two leaves it to `restore`."""
-        if not self.writes:
-            return
-        metrics_bytes = (self.folder / METRICS).stat().st_size
-        state, tensors = dict(step=step, metrics_bytes=metrics_bytes, settings=self.settings), {}
-        for name, parameter in mor.mor_parameters(model).items():
-            tensors[f"parameter.{name}"] = parameter.detach()
-            for moment in MOMENTS if step else ():
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-        write_whole(self.folder / STATE, lambda path: save_file(tensors, path, {"state": json.dumps(state)}))
-        if step:
-            mor.save_adapter(model, self.folder)
-
-    def restore(self, model: Transformer, optimizer: torch.optim.AdamW) -> int:
-        """Put the parameters, AdamW, the adapter and metrics.jsonl back to the last save; return its step.
-
-        Raises UserError when a setting has changed since, or when the state cannot be read.
-        """
-        path = self.folder / STATE
-        try:
-            with safe_open(path, "pt") as file:
-                state = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: not a training state ({error}); start anew elsewhere") from None
-        for name, value in self.settings.items():
-            if value != (before := state["settings"].get(name)):
-                got = f"--{name.replace('_', '-')}: got {value}, the run in {self.folder} has {before}"
-                raise UserError(f"{got}; resume with that, or start anew in another --output")
-        step, moments = state["step"], {}
-        for index, (name, parameter) in enumerate(mor.mor_parameters(model).items()):
-            parameter.data.copy_(tensors[f"parameter.{name}"])
-            if step:
-                moments[index] = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS}
-                moments[index]["step"] = torch.tensor(float(step))
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-        metrics = self.folder / METRICS
-        if self.writes and metrics.exists():
-            os.truncate(metrics, min(state["metrics_bytes"], metrics.stat().st_size))
-        for left_over in self.folder.glob(".*.tmp") if self.writes else ():  # of a killed save
-            left_over.unlink()
-        if step and self.writes:
-            mor.save_adapter(model, self.folder)  # after the last step, no save would follow
-        return step
-
-
-# ---- evaluation ----
-
-
-@torch.no_grad()
-def evaluate(
-    model: Transformer,
-    held_out: list[HeldOut],
-    frame: Frame,
-    args: argparse.Namespace,
-    processes: Processes,
-) -> dict:
-    """Losses and accuracies on the reference tokens, and shares of turns that the model itself writes right.
-
-    It writes, greedily, for --eval-limit trajectories spread evenly over the file.
-    """
-    model.eval()
-    by_role = torch.zeros(len(ROLES), 4, dtype=torch.float64, device=model.model.norm.weight.device)
-    packs = data.pack([t.length for t in held_out], args.tokens_per_batch, 0, 0)
-    for indices in packs[processes.rank :: processes.size]:
-        by_role += token_losses(model, [held_out[i].example for i in indices])[1]
-    sums = processes.sum(by_role).tolist()
-
-    chosen, counts = spread(held_out, args.eval_limit)[processes.rank :: processes.size], Counter()
-    for each in tqdm(chosen, desc="writing turns", disable=processes.bar(), leave=False):
-        read = retrace(model, each.record, frame)
-        counts += count_turns(each.record, write_turns(model, read, frame))
-    names = ("executor_turns", "exact", "exact_own", "reasoner_turns", "next_role")
-    counted = processes.sum(torch.tensor([counts[name] for name in names], device=by_role.device))
-    executor_turns, exact, exact_own, reasoner_turns, next_role = counted.tolist()
-    nll, supervised = sum(row[0] for row in sums), sum(row[2] for row in sums)
-    found = dict(n=len(held_out), loss=nll / supervised, **per_role(sums))
-    found |= dict(executor_turns=executor_turns, executor_exact=share(exact, executor_turns))
-    found |= dict(executor_exact_own=share(exact_own, executor_turns))
-    return found | dict(reasoner_turns=reasoner_turns, next_role_accuracy=share(next_role, reasoner_turns))
-
-
-def table(lines: list[dict]) -> str:
-    """The first and the last evaluation of every set."""
-    shown = ("executor_exact", "executor_exact_own", "next_role_accuracy")
-    rows = [
-        f"{'held-out set':20} {'step':>7} {'n':>6}" + "".join(f"{key:>20}" for key in shown) + f"{'loss':>9}"
-    ]
-    for name in dict.fromkeys(line["set"] for line in lines):
-        of_set = [line for line in lines if line["set"] == name]
-        for line in (of_set[0], of_set[-1]):
-            found = line["eval"]
-            shares = "".join(
-                f"{'-' if found[key] is None else format(found[key], '.1%'):>20}" for key in shown
-            )
-            rows.append(f"{name:20} {line['step']:7} {found['n']:6}{shares}{found['loss']:9.4f}")
-    return "\n".join(rows)
-
-
 # ---- main ----
 
 
@@ -586,9 +332,9 @@ def main(argv: list[str] | None = None) -> None:
         for name, file in args.eval_data.items()
     }
     plan = plan_steps(trajectories.lengths.tolist(), args)
-    if args.dtype == "auto":
-        args.dtype = "bfloat16" if device.type == "cuda" else "float32"
-    model = Transformer.from_pretrained(folder, getattr(torch, args.dtype), device)
+    dtype = choose_dtype(args.dtype, device)
+    args.dtype = str(dtype).removeprefix("torch.")
+    model = Transformer.from_pretrained(folder, dtype, device)
     output = Output(args.output, settings_of(args, trajectories, model), processes.rank == 0)
 
     def evaluate_all(step: int) -> None:

@@ -15,7 +15,6 @@ import importlib.util
 import os
 import platform
 import random
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -24,18 +23,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import data
+import mor
+from cli import ArgumentParser, UserError, number
+from data import Example
+from engine.devices import flat_gradients
+from engine.loss import token_losses
+from model import ModelConfig, Transformer
+from mor import ROLES, MoRConfig
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import data  # noqa: E402
-import mor  # noqa: E402
-from cli import ArgumentParser, UserError, number  # noqa: E402
-from data import Example  # noqa: E402
-from loss import token_losses  # noqa: E402
-from model import ModelConfig, Transformer  # noqa: E402
-from mor import ROLES, MoRConfig  # noqa: E402
-from train import flat_gradients  # noqa: E402
-
 LAYERS = 16
 SHAPE = dict(model_type="llama", vocab_size=128256, hidden_size=2048, intermediate_size=8192, head_dim=64)
 SHAPE |= dict(num_attention_heads=32, num_key_value_heads=8, rms_norm_eps=1e-5, tie_word_embeddings=True)

@@ -1,7 +1,7 @@
 """Speed of generation: one stream against transformers with PEFT's LoRA; 16 episodes against one at a time.
 
-    python benchmarks/decode.py                 both tables, with a Llama of 100M parameters
-    python benchmarks/decode.py --only episodes --size 32 --dtype bfloat16
+    python -m benchmarks.decode                 both tables, with a Llama of 100M parameters
+    python -m benchmarks.decode --only episodes --size 32 --dtype bfloat16
 
 Both play records of the data file through agent.Episode, their observations recorded. Every pass is made as
 always, drafts included; then the record's tokens are taken in place of what random weights say, which would
@@ -18,23 +18,22 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice, pairwise
-from pathlib import Path
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import data  # noqa: E402
-from agent import Episode, Tools, together  # noqa: E402
-from benchmarks import common, peers  # noqa: E402
-from cli import UserError, number, run  # noqa: E402
-from frames import Frame  # noqa: E402
-from generation import Drafts, Sequence, accept, generate, guess_all, score  # noqa: E402
-from inference import for_inference  # noqa: E402
-from model import ModelConfig, Transformer  # noqa: E402
-from mor import ROLES, MoRConfig  # noqa: E402
+import data
+from agent import Episode
+from benchmarks import common, peers
+from cli import UserError, number, run
+from engine.generation import Drafts, Sequence, accept, generate, guess_all, score
+from engine.inference import for_inference
+from engine.together import together
+from formats.frames import Frame
+from model import ModelConfig, Transformer
+from mor import ROLES, MoRConfig
+from tools.mock import Tools
 
 SMALL = dict(hidden_size=768, intermediate_size=2048, num_attention_heads=12, num_key_value_heads=4)
 SMALL |= dict(head_dim=64, vocab_size=32768, num_hidden_layers=12)

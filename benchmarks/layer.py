@@ -1,7 +1,7 @@
 """One linear layer, forward and backward: what adapters cost on top of the frozen linear.
 
-    python benchmarks/layer.py                  the shapes of Llama-3.2-1B and Phi-3.5-mini, 2,048 tokens
-    python benchmarks/layer.py --tokens 8192    as many on a GPU, in bfloat16
+    python -m benchmarks.layer                  the shapes of Llama-3.2-1B and Phi-3.5-mini, 2,048 tokens
+    python -m benchmarks.layer --tokens 8192    as many on a GPU, in bfloat16
 
 frozen  the linear alone: h = W0 x, and the gradient of x
 lora    one LoRA of as many parameters as MoR's 5 + 5 + 4 of rank 16: rank 224 for every token
@@ -14,19 +14,16 @@ all that mor multiplies ran at the frozen linear's FLOP/s and nothing else took 
 
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import mor  # noqa: E402
-from benchmarks.common import check_device, hardware  # noqa: E402
-from cli import ArgumentParser, number, run  # noqa: E402
-from model import Linear  # noqa: E402
-from mor import MoRConfig, MoRLinear  # noqa: E402
+import mor
+from benchmarks.common import check_device, hardware
+from cli import ArgumentParser, number, run
+from model import Linear
+from mor import MoRConfig, MoRLinear
 
 SHAPES = {  # in and out features
     "Llama-3.2-1B q, o": (2048, 2048),

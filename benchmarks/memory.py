@@ -1,7 +1,7 @@
 """Peak memory of whole training steps of this project and of PEFT, each variant in a process of its own.
 
-    python benchmarks/memory.py                                 on a CPU: resident memory of the process
-    python benchmarks/memory.py --device cuda --tokens 32768    on a GPU: what tensors took there
+    python -m benchmarks.memory                                 on a CPU: resident memory of the process
+    python -m benchmarks.memory --device cuda --tokens 32768    on a GPU: what tensors took there
 
 common.py and peers.py say what the variants are. A process makes two steps, since AdamW's moments exist from
 the first on and lie beside the activations in the second. `model` is what it had taken before the first: base
@@ -12,16 +12,13 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks import common, peers  # noqa: E402
-from cli import UserError, run  # noqa: E402
-from train import peak_memory  # noqa: E402
+from benchmarks import common, peers
+from cli import UserError, run
+from engine.devices import peak_memory
 
 ROWS = ("mor", "mor-checkpointing", "mor-bfloat16", "frozen", "peft")  # a variant, and what differs
 
@@ -50,7 +47,7 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, int]:
 
 def measure_apart(row: str, argv: list[str]) -> dict[str, int]:
     """The same from a fresh process. Raises UserError with the last line of what it says when it fails."""
-    command = [sys.executable, __file__, *argv, "--row", row]
+    command = [sys.executable, "-m", "benchmarks.memory", *argv, "--row", row]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -9,24 +9,20 @@ bfloat16 both run under autocast, as Trainer does.
 
 import argparse
 import importlib.util
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import data  # noqa: E402
-from benchmarks import common  # noqa: E402
-from benchmarks.common import CLIP, LINEARS, LR, SHAPE, Texts, trained  # noqa: E402
-from model import Transformer  # noqa: E402
-from mor import MoRConfig  # noqa: E402
+import data
+from benchmarks import common
+from benchmarks.common import CLIP, LINEARS, LR, SHAPE, Texts, trained
+from model import Transformer
+from mor import MoRConfig
 
 BATCH = 8
 NEEDS = {"peft": ("transformers", "peft"), "trl": ("transformers", "peft", "trl", "datasets")}

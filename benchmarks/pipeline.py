@@ -1,7 +1,7 @@
 """How fast `pipeline.py convert`, the rules of `verify`, and `unify` are, on one core, and their memory.
 
-    python benchmarks/pipeline.py                                        invented rows, three sources
-    python benchmarks/pipeline.py --data apigen=xlam.json --count 5000   a file of one's own, over and over
+    python -m benchmarks.pipeline                                        invented rows, three sources
+    python -m benchmarks.pipeline --data apigen=xlam.json --count 5000   a file of one's own, over and over
 
 Each figure is of a process of its own, from reading the input to the last byte of the output, without the
 start of Python and the imports, whose memory is told apart. Seconds are of CPU time, which other work on the
@@ -18,11 +18,9 @@ from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
+from cli import ArgumentParser, number, run
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from cli import ArgumentParser, number, run  # noqa: E402
-
 WORDS = "weather film flight hotel stock recipe".split()
 ACE = "Here is a list of functions in JSON format that you can invoke:\n{}. \nShould you decide to call"
 GLAIVE = (
@@ -71,7 +69,7 @@ def write_rows(path: Path, source: str, data: str | None, count: int) -> None:
     """A JSON array of so many rows, as the data sets are published."""
 
     def rows() -> Iterator[dict]:
-        from sources import SOURCES  # here: this process is to stay small
+        from sources.catalogue import SOURCES
 
         yield from islice(cycle(list(SOURCES[source].read(Path(data)))), count)
 
@@ -118,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
             stages["verify"] = (records, "--model", "", "--output", out)
             stages["unify"] = (out, "--output", Path(name))
             for stage, (path, *flags) in stages.items():
-                job = [sys.executable, __file__, "--row", stage, path, *flags]
+                job = [sys.executable, "-m", "benchmarks.pipeline", "--row", stage, path, *flags]
                 done = subprocess.run(job, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
                 row = json.loads(done.stdout.splitlines()[-1])
                 size, read = path.stat().st_size / 1e6, args.count

@@ -1,7 +1,7 @@
 """How fast training data is read, checked and rendered: by one process, by one per core, and from the cache.
 
-    python benchmarks/tokenise.py                  100,000 trajectories, the tokenizer of tiny/
-    python benchmarks/tokenise.py --count 5000 --model DIR
+    python -m benchmarks.tokenise                  100,000 trajectories, the tokenizer of tiny/
+    python -m benchmarks.tokenise --count 5000 --model DIR
 
 The trajectories are those of bfcl.jsonl over and over, each with another number in its first question. Every
 row is measured in a process of its own, from the first call to the last token; starting Python and importing
@@ -16,10 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from cli import ArgumentParser, number, run
 
-from cli import ArgumentParser, number, run  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def write_sample(path: Path, count: int) -> None:
@@ -34,7 +33,7 @@ def write_sample(path: Path, count: int) -> None:
 
 def measure(kind: str, path: str, model: str, cache: str) -> dict:
     """One row, in this process."""
-    import dataset  # here: what takes memory in the process that starts this one would count in its peak
+    from engine import dataset
 
     started = time.perf_counter()
     if kind in ("serial", "parallel"):
@@ -63,7 +62,16 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.count:,} trajectories, {path.stat().st_size / 1e6:,.0f} MB of JSON, {args.model}")
         print(f"{'':25}{'seconds':>9}{'trajectories/s':>16}{'tokens/s':>13}{'peak MB':>9}{'of a worker':>13}")
         for kind in ("serial", "parallel", "build the cache", "cache, opened", "cache, every token read"):
-            job = [sys.executable, __file__, "--row", kind, path, args.model, Path(folder) / "cache"]
+            job = [
+                sys.executable,
+                "-m",
+                "benchmarks.tokenise",
+                "--row",
+                kind,
+                path,
+                args.model,
+                Path(folder) / "cache",
+            ]
             row = json.loads(subprocess.run(job, check=True, stdout=subprocess.PIPE).stdout)
             name = f"{kind}, {row['cores']} cores" if kind == "parallel" else kind
             rates = f"{row['count'] / row['seconds']:16,.0f}{row['tokens'] / row['seconds']:13,.0f}"

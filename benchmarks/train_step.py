@@ -1,10 +1,10 @@
 """Time whole training steps of this project beside its floor and its peers, on the same texts and weights.
 
-    python benchmarks/train_step.py                                 the main table: mor, frozen, peft, trl
-    python benchmarks/train_step.py --only mor,frozen               without peers
-    python benchmarks/train_step.py --scaling                       seconds at 1, 2 and 4 times --tokens
-    python benchmarks/train_step.py --loras                         seconds by the number of LoRAs
-    python benchmarks/train_step.py --device cuda --tokens 32768    a GPU: all 16 layers in bfloat16
+    python -m benchmarks.train_step                                 the main table: mor, frozen, peft, trl
+    python -m benchmarks.train_step --only mor,frozen               without peers
+    python -m benchmarks.train_step --scaling                       seconds at 1, 2 and 4 times --tokens
+    python -m benchmarks.train_step --loras                         seconds by the number of LoRAs
+    python -m benchmarks.train_step --device cuda --tokens 32768    a GPU: all 16 layers in bfloat16
 
 common.py and peers.py say what the variants are. They take turns; shown is the median of --repeats steps
 after a warm-up, in which the adapters are still zero: then all variants must give the same cross-entropy, or
@@ -21,20 +21,17 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks import common, peers  # noqa: E402
-from benchmarks.common import LINEARS, SHAPE, Texts  # noqa: E402
-from cli import UserError, number, run  # noqa: E402
-from model import Transformer  # noqa: E402
-from mor import MoRConfig  # noqa: E402
+from benchmarks import common, peers
+from benchmarks.common import LINEARS, SHAPE, Texts
+from cli import UserError, number, run
+from model import Transformer
+from mor import MoRConfig
 
 VARIANTS = ("mor", "frozen", "peft", "trl")
 LORAS = {(4, 4, 3): (3, 3, 2), (5, 5, 4): (4, 4, 3), (6, 6, 5): (5, 5, 4), (7, 7, 6): (6, 6, 5)}  # : active

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from calls import CLOSE, OPEN
-from frames import Frame, load_frame
+from formats.calls import CLOSE, OPEN
+from formats.frames import Frame, load_frame
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 REAL = ("Llama-3.2-1B-Instruct", "Phi-3.5-mini-instruct", "Qwen2.5-Coder-1.5B-Instruct")

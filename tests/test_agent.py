@@ -25,14 +25,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 import agent
 import data
 import mor
-from agent import Episode, Tools, Trace, run_episode, together
+from agent import Episode, Trace, run_episode
 from cli import UserError, run
-from frames import Frame, load_frame
-from generation import generate, next_tokens
-from inference import for_inference
+from engine.adapter import load_adapter, save_adapter
+from engine.generation import generate, next_tokens
+from engine.inference import for_inference
+from engine.together import together
+from formats.frames import Frame, load_frame
 from model import KVCache, ModelConfig, Transformer
 from mor import ROLES
-from sandbox import Sandbox
+from tools import mock
+from tools.mock import Tools
+from tools.sandbox import Sandbox
 
 ROOT = Path(agent.__file__).parent
 SPECIALS = ["begin_of_text", "end_of_text", "start_header_id", "end_header_id", "eom_id", "eot_id"]
@@ -92,14 +96,14 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     for name, parameter in mor.mor_parameters(model).items():
         if ".lora_B." in name:
             parameter.data.normal_(0, 0.3, generator=generator)
-    mor.save_adapter(model, adapter)
+    save_adapter(model, adapter)
     return base, adapter
 
 
 @pytest.fixture(scope="module")
 def model(folders) -> Transformer:
     model = Transformer.from_pretrained(folders[0])
-    mor.load_adapter(model, folders[1])
+    load_adapter(model, folders[1])
     return model.eval()
 
 
@@ -521,7 +525,7 @@ def test_tools_files_bare_and_wrapped(tmp_path):
     path = tmp_path / "tools.json"
     for tools in ([WEATHER, CLOCK], [{"type": "function", "function": WEATHER}, CLOCK], []):
         path.write_text(json.dumps(tools, indent=2), encoding="utf-8-sig")
-        assert agent.read_tools(str(path)) == [WEATHER, CLOCK][: len(tools)]
+        assert mock.read_tools(str(path)) == [WEATHER, CLOCK][: len(tools)]
 
 
 def test_responses_files_lists_and_lines(tmp_path):
@@ -534,7 +538,7 @@ def test_responses_files_lists_and_lines(tmp_path):
         "\n".join(json.dumps(r, ensure_ascii=False) for r in recordings) + "\n",
     ):
         path.write_text(text)
-        assert agent.read_responses(str(path)) == recordings
+        assert mock.read_responses(str(path)) == recordings
 
 
 DEEP = '[{"name": "f", "parameters": {"default": ' + "[" * 100 + "]" * 100 + "}}]"
@@ -746,7 +750,7 @@ def test_together_is_one_by_one(model, frame, size, options):
 
 def test_together_makes_one_pass_for_all(model, frame, monkeypatch):
     """Rows in different roles share a pass, and a new play takes the place of one that has ended."""
-    monkeypatch.setattr("generation.DRAFT", 0)  # a token a pass
+    monkeypatch.setattr("engine.generation.DRAFT", 0)  # a token a pass
     sizes, roles = [], []
 
     def spy(model, sequences):

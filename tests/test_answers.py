@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import sympy
 
-from answers import LONGEST, equal, extract, normalise, read_problems
 from cli import UserError
+from evaluation.maths import LONGEST, equal, extract, normalise, read_problems
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = {"gsm8k/test_index_mod5_is0": 264, "gsm8k/train_first60": 60, "math/test_sample": 105}

@@ -15,12 +15,13 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-import bfcl
-import bfcl_functions
 import data
-from bfcl import Question, check, read_questions
-from bfcl_functions import parse_call, run, source_value
 from cli import UserError
+from evaluation import bfcl, bfcl_check, bfcl_functions, bfcl_questions, bfcl_source, tables
+from evaluation.bfcl_check import check
+from evaluation.bfcl_functions import run
+from evaluation.bfcl_questions import Question, read_questions
+from evaluation.bfcl_source import parse_call, source_value
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT.parent / "shared" / "data" / "bfcl"
@@ -200,7 +201,7 @@ def test_a_vector_of_our_own(line):
     vector = json.loads(line)
     category = vector["category"]
     functions = [NAME, AREA] if "multiple" in category else [AREA]
-    answer = None if category in bfcl.RELEVANCE else TWO if "parallel" in category else ONE
+    answer = None if category in bfcl_questions.RELEVANCE else TWO if "parallel" in category else ONE
     valid, reason = check(question(category, functions, answer), predicted(vector))
     assert valid is vector["valid"] and (reason == "") is valid, reason
 
@@ -390,7 +391,7 @@ def test_other_python_is_refused_unrun(text):
 )
 def test_what_is_no_lambda_of_one_argument(text):
     with pytest.raises(ValueError, match="wanted a lambda"):
-        bfcl_functions.parse_lambda(text)
+        bfcl_source.parse_lambda(text)
 
 
 RAISING = [
@@ -537,7 +538,7 @@ def test_executable_check_in_any_order():
 
 
 def test_questions_that_are_not_run():
-    for name in sorted(bfcl.WEB - {"requests.get"}):
+    for name in sorted(bfcl_functions.WEB - {"requests.get"}):
         asked = executable("exec_parallel", "math_gcd(a=4, b=6)", f"{name}(x='Paris')")
         assert check(asked, []) == (None, f"not run: {name} asks a web service")
     assert check(question("rest", [], None), None) == (None, "not run: requests.get asks a web service")
@@ -565,7 +566,7 @@ AGREE = [
 
 @pytest.mark.parametrize("result, expected, how, valid", AGREE)
 def test_how_results_agree(result, expected, how, valid):
-    assert bfcl.agrees(result, expected, how) is valid
+    assert bfcl_check.agrees(result, expected, how) is valid
 
 
 # ---- columns ----
@@ -613,11 +614,14 @@ def test_columns_by_hand():
 
 
 def test_the_papers_average():
-    parts = [bfcl.Column(accuracy, 1, accuracy, accuracy) for accuracy in (0.752, 0.800, 0.607, 0.944)]
-    assert round(bfcl.mean(parts).accuracy, 3) == 0.776
+    parts = [tables.Column(accuracy, 1, accuracy, accuracy) for accuracy in (0.752, 0.800, 0.607, 0.944)]
+    assert round(tables.mean(parts).accuracy, 3) == 0.776
 
 
-@pytest.mark.parametrize("missing", [*bfcl.NON_LIVE, *bfcl.LIVE, *bfcl.EXEC, *bfcl.RELEVANCE])
+@pytest.mark.parametrize(
+    "missing",
+    [*bfcl_questions.NON_LIVE, *bfcl_questions.LIVE, *bfcl_questions.EXEC, *bfcl_questions.RELEVANCE],
+)
 def test_a_category_that_was_not_run_leaves_its_column_empty(missing):
     table = bfcl.columns({name: scores for name, scores in SCORES.items() if name != missing})
     assert table == bfcl.columns(SCORES | {missing: [None, None]})
@@ -631,14 +635,14 @@ def test_a_misspelt_category_is_no_empty_column():
 
 
 def test_intervals():
-    assert bfcl.wilson(8, 10)[2:] == pytest.approx(
+    assert tables.wilson(8, 10)[2:] == pytest.approx(
         (0.4902, 0.9433), abs=1e-4
     )  # as in tables of Wilson's interval
-    assert bfcl.wilson(5, 5).high == 1 and 0.5 < bfcl.wilson(5, 5).low < 0.6
-    one = bfcl.wilson(60, 100)
-    assert bfcl.mean([one]) == pytest.approx(one)
+    assert tables.wilson(5, 5).high == 1 and 0.5 < tables.wilson(5, 5).low < 0.6
+    one = tables.wilson(60, 100)
+    assert tables.mean([one]) == pytest.approx(one)
     # for many questions each, the textbook's variance of a mean of means
-    four = bfcl.mean([bfcl.wilson(right * 1000, 10_000) for right in (2, 5, 7, 9)])
+    four = tables.mean([tables.wilson(right * 1000, 10_000) for right in (2, 5, 7, 9)])
     sigma = (sum(p * (1 - p) / 10_000 for p in (0.2, 0.5, 0.7, 0.9)) / 16) ** 0.5
     assert (four.low, four.high) == pytest.approx((0.575 - 1.96 * sigma, 0.575 + 1.96 * sigma), abs=1e-4)
 
@@ -692,7 +696,7 @@ def test_types_in_the_words_of_json_schema():
     published = function(
         "f", p={"type": "dict", "properties": inner, "description": "P"}, type="string", q="any"
     )
-    parameters = bfcl.tool_of(published, "python")["parameters"]
+    parameters = bfcl_questions.tool_of(published, "python")["parameters"]
     objects = {"x": {"type": "array", "items": {}}, "y": {"type": "object", "properties": {}}}
     p = {"type": "object", "properties": objects, "description": "P"}
     assert parameters["properties"] == {"p": p, "type": {"type": "string"}, "q": {}}
@@ -700,12 +704,12 @@ def test_types_in_the_words_of_json_schema():
 
 def test_java_types_become_text_and_are_told():
     published = function("f", all=array("integer", "ArrayList") | {"description": "Ids."}, name="String")
-    properties = bfcl.tool_of(published, "java")["parameters"]["properties"]
+    properties = bfcl_questions.tool_of(published, "java")["parameters"]["properties"]
     told = "Ids. (Java source text of type ArrayList of integer)"
     assert properties["all"] == {"type": "string", "description": told}
     assert properties["name"]["description"] == "(Java source text of type String, without quotes)"
     options = {"type": "dict", "properties": {"url": {"type": "String"}, "n": {"type": "integer"}}}
-    told = bfcl.tool_of(function("f", o=options), "javascript")["parameters"]["properties"]["o"][
+    told = bfcl_questions.tool_of(function("f", o=options), "javascript")["parameters"]["properties"]["o"][
         "description"
     ]
     assert told == "(JavaScript source text of type dict with url: String, n: integer)"
@@ -863,12 +867,14 @@ def test_results_in_java():
 def published() -> dict[str, list[Question]]:
     if not PUBLISHED.is_dir():
         pytest.skip(f"no published questions in {PUBLISHED}")
-    return {category: read_questions(PUBLISHED, category) for category in bfcl.CATEGORIES}
+    return {category: read_questions(PUBLISHED, category) for category in bfcl_questions.CATEGORIES}
 
 
 def test_every_published_file_is_read(published):
     assert {category: len(read) for category, read in published.items()} == COUNTS
-    web = {category: sum(bfcl.not_run(q) is not None for q in read) for category, read in published.items()}
+    web = {
+        category: sum(bfcl_check.not_run(q) is not None for q in read) for category, read in published.items()
+    }
     assert {category: n for category, n in web.items() if n} == WEB_COUNTS
     offered = Counter(len(q.tools) for q in published["live_irrelevance"])
     assert min(offered) == 0 and max(offered) == 37
@@ -891,7 +897,9 @@ def vectors() -> list[dict]:
 
 
 def test_the_verdicts_of_the_published_checker(published):
-    asked = {q.id: q for category in (*bfcl.NON_LIVE, *bfcl.LIVE) for q in published[category]}
+    asked = {
+        q.id: q for category in (*bfcl_questions.NON_LIVE, *bfcl_questions.LIVE) for q in published[category]
+    }
     found = vectors()
     wrong = [v for v in found if check(asked[v["id"]], predicted(v))[0] is not v["valid"]]
     assert len(found) == 496 and not wrong
@@ -911,8 +919,8 @@ def test_the_results_of_the_published_functions(published):
 
 
 def test_published_references_pass_their_own_check(published):
-    for category in bfcl.EXEC:
-        for asked in (q for q in published[category] if not bfcl.not_run(q)):
+    for category in bfcl_questions.EXEC:
+        for asked in (q for q in published[category] if not bfcl_check.not_run(q)):
             calls = []
             for name, positional, keywords in (parse_call(answer["call"]) for answer in asked.answer):
                 bound = inspect.signature(bfcl_functions.FUNCTIONS[name]).bind(*positional, **keywords)
@@ -934,14 +942,16 @@ def official(monkeypatch):
 
     def verdict(asked: Question, calls: list[dict]) -> bool:
         output = [{c["name"]: c["arguments"]} for c in calls]
-        language = languages(bfcl.language_of(asked.category))
+        language = languages(bfcl_questions.language_of(asked.category))
         return checker(asked.functions, output, asked.answer, language, asked.category, "any")["valid"]
 
     return verdict
 
 
 def test_our_check_is_the_official_one(official, published):
-    asked = {q.id: q for category in (*bfcl.NON_LIVE, *bfcl.LIVE) for q in published[category]}
+    asked = {
+        q.id: q for category in (*bfcl_questions.NON_LIVE, *bfcl_questions.LIVE) for q in published[category]
+    }
     for vector in vectors():
         calls = predicted(vector)
         assert official(asked[vector["id"]], calls) is check(asked[vector["id"]], calls)[0], vector

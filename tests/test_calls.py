@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-import calls
-from calls import CLOSE, KEYWORDS, OPEN, CallError
+from formats import calls
+from formats.calls import CLOSE, KEYWORDS, OPEN, CallError
 
 # ---- written calls ----
 

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_model import FIXTURES, TINY_LLAMA, close, tokens
 
-from checkpoint import ModelConfig
 from cli import UserError
+from formats.checkpoint import ModelConfig
 from model import Transformer
 
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"

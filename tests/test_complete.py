@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from complete import ATTEMPTS, LONGEST, complete, given_away, judge, quoted, request, too_low
 from data import check_record
-from rows import Refused
+from sources.rows import Refused
+from stages.asking import ATTEMPTS, quoted
+from stages.complete import LONGEST, complete, given_away, request
+from stages.judge import judge, too_low
 
 WEATHER = {"name": "get_weather", "description": "Weather of a city."}
 WEATHER["parameters"] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -12,9 +12,9 @@ import torch
 from conftest import LLAMA_SPECIALS, REAL, SHARED, hostile
 
 import data
-from calls import CLOSE, KEYWORDS, OPEN
 from cli import UserError
 from data import Example
+from formats.calls import CLOSE, KEYWORDS, OPEN
 from mor import ROLES
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 import data
-import dataset
 import train
 from cli import UserError
+from engine import dataset, devices
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tiny"
@@ -126,7 +126,8 @@ def test_a_worker_that_is_killed_is_missed(tmp_path):
 
 
 INTERRUPTED = """
-import sys, cli, dataset
+import sys, cli
+from engine import dataset
 sys.exit(cli.run(lambda argv: dataset.render_file(argv[0], argv[1], 2, hide=False), sys.argv[1:]))
 """
 
@@ -179,7 +180,9 @@ def test_whatever_decides_the_tokens_is_in_the_key(sample, tmp_path, monkeypatch
         (model / name).write_bytes((TINY / name).read_bytes())
     keys = [dataset.fingerprint(sample, model)[0]]
     assert keys[0] == dataset.fingerprint(sample, TINY)[0]
-    assert {source.name for source in dataset.SOURCES} == {"data.py", "frames.py", "calls.py", "dataset.py"}
+    assert {source.name for source in dataset.SOURCES} == {
+        *("data.py", "__init__.py", "calls.py", "checkpoint.py", "frames.py", "dataset.py")
+    }
     for path in (sample, *sorted(model.iterdir())):
         path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
         keys.append(dataset.fingerprint(sample, model)[0])
@@ -191,7 +194,7 @@ def test_whatever_decides_the_tokens_is_in_the_key(sample, tmp_path, monkeypatch
             keys.append(dataset.fingerprint(sample, model)[0])
     monkeypatch.setattr(dataset, "ROLES", dataset.ROLES[::-1])
     keys.append(dataset.fingerprint(sample, model)[0])
-    assert len(set(keys)) == len(keys) == 9
+    assert len(set(keys)) == len(keys) == 11
 
 
 def test_changed_data_is_rendered_anew(sample, cache):
@@ -230,7 +233,8 @@ def test_damaged_file_is_made_anew(sample, cache, damage):
 
 
 KILLED = """
-import os, signal, sys, dataset
+import os, signal, sys
+from engine import dataset
 def half(tensors, path):
     path.write_bytes(b"half a file")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -295,7 +299,7 @@ def one_of_two(
 ) -> None:
     """Loads the files; the second process must not render what is in the cache."""
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    processes, rendered = train.Processes(rank, 2), []
+    processes, rendered = devices.Processes(rank, 2), []
     render = data.render
     data.render = lambda *args: rendered.append(rank) or render(*args)
     for path in paths:

@@ -23,9 +23,10 @@ import pytest
 from chat_server import FAULTS, ChatServer, misbehave
 
 import cli
-import endpoint
-from endpoint import Closed, Endpoint, Preview, Previewed, Unanswered, estimate, seconds_after
-from journal import Journal
+from stages.preview import Preview, Previewed, estimate
+from tools import endpoint
+from tools.endpoint import Closed, Endpoint, Unanswered, seconds_after
+from tools.journal import Journal
 
 KEY = "sk-very/secret+0123456789"
 
@@ -268,8 +269,8 @@ CHILD = """
     import sys
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
-    from endpoint import Endpoint
-    from journal import Journal
+    from tools.endpoint import Endpoint
+    from tools.journal import Journal
 
     def ask(number):
         client.ask([{"role": "system", "content": "Add one."}, {"role": "user", "content": str(number)}])

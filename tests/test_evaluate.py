@@ -22,6 +22,8 @@ import data
 import evaluate
 import mor
 from cli import run
+from engine.adapter import save_adapter
+from evaluation import maths, results, roles, tables
 from model import ModelConfig, Transformer
 
 ROOT = Path(evaluate.__file__).parent
@@ -49,12 +51,12 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     model.lm_head.weight.data[LLAMA_SPECIALS["<|eot_id|>"]] *= 60
     save_file({name: p.detach().clone() for name, p in model.named_parameters()}, base / "model.safetensors")
     mor.add_mor(model, mor.MoRConfig(rank=2))
-    mor.save_adapter(model, root / "zero")
+    save_adapter(model, root / "zero")
     generator = torch.Generator().manual_seed(1)
     for name, parameter in mor.mor_parameters(model).items():
         if ".lora_B." in name:
             parameter.data.normal_(0, 0.3, generator=generator)
-    mor.save_adapter(model, root / "adapter")
+    save_adapter(model, root / "adapter")
     return base, root / "adapter"
 
 
@@ -217,7 +219,7 @@ def test_a_turn_over_its_limit(play, tmp_path):
 
 
 def test_the_papers_average_is_the_mean_of_its_columns():
-    for name, rows in evaluate.PAPER.items():
+    for name, rows in tables.PAPER.items():
         if "Average" in rows:
             for figures in zip(*rows.values(), strict=True):
                 assert figures[-1] == pytest.approx(sum(figures[:-1]) / 4, abs=0.051), name
@@ -253,8 +255,8 @@ def test_math_runs_the_code(play, tmp_path):
 
 def test_gsm8k_and_a_seed_for_each_question(play, tmp_path, monkeypatch, folders):
     seeds = []
-    true = evaluate.run_episode
-    monkeypatch.setattr(evaluate, "run_episode", lambda *a, **k: seeds.append(k["seed"]) or true(*a, **k))
+    true = maths.run_episode
+    monkeypatch.setattr(maths, "run_episode", lambda *a, **k: seeds.append(k["seed"]) or true(*a, **k))
     qwen = tmp_path / "Qwen2.5-Coder-1.5B"
     shutil.copytree(folders[0], qwen)
     rows = [{"question": f"Q{i}?", "answer": f"Because.\n#### {i},000"} for i in range(3)]
@@ -278,8 +280,8 @@ def naive_distance(a: str, b: str) -> int:
 
 
 def test_levenshtein():
-    assert evaluate.distance("kitten", "sitting") == 3
-    assert [evaluate.similarity(*pair) for pair in (("", ""), ("", "ab"), ("ab", ""), ("ab", "abcd"))] == [
+    assert roles.distance("kitten", "sitting") == 3
+    assert [roles.similarity(*pair) for pair in (("", ""), ("", "ab"), ("ab", ""), ("ab", "abcd"))] == [
         1,
         0,
         0,
@@ -288,7 +290,7 @@ def test_levenshtein():
     chance = random.Random(0)
     for _ in range(300):
         a, b = ("".join(chance.choices("abé", k=chance.randrange(90))) for _ in range(2))
-        assert evaluate.distance(a, b) == naive_distance(a, b), (a, b)
+        assert roles.distance(a, b) == naive_distance(a, b), (a, b)
 
 
 def make_record(i: int) -> dict:
@@ -339,7 +341,7 @@ def test_roles_table(play, tmp_path):
     near = [
         1 - 3 / 21,
         1 - 1 / len(right),
-        evaluate.similarity("Next: executor", "Done.\nNext: summarizer"),
+        roles.similarity("Next: executor", "Done.\nNext: summarizer"),
         1 - 1 / 9,
     ]
     assert lines[1]["levenshtein"] == pytest.approx(near)
@@ -453,15 +455,18 @@ def test_the_base_alone_is_an_adapter_before_training(folders, tmp_path):
 
 def test_sources_are_what_is_imported():
     """The digest of the code covers every file that the results depend on."""
-    found, left = {"sandbox_child"}, ["evaluate"]  # the child is run, not imported
+    found, left = {ROOT / "tools/sandbox_child.py"}, ["evaluate"]  # the child is run, not imported
     while left:
-        name = left.pop()
-        if (ROOT / f"{name}.py").exists() and name not in found:
-            found.add(name)
-            for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text("utf-8"))):
-                left += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                left += [node.module] if isinstance(node, ast.ImportFrom) else []
-    assert sorted(found) == sorted(evaluate.SOURCES)
+        path = ROOT / (left.pop().replace(".", "/") + ".py")
+        if path.exists() and path not in found:
+            found.add(path)
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Import):
+                    left += [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    left += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    assert len(found) > 20
+    assert found <= {path for pattern in results.CODE for path in ROOT.glob(pattern)}
 
 
 # ---- refusals ----

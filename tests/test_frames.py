@@ -7,9 +7,9 @@ import pytest
 from conftest import REAL, SHARED, byte_tokenizer, hostile, write_model
 from tokenizers import Tokenizer
 
-from calls import CLOSE, OPEN
 from cli import UserError
-from frames import load_frame
+from formats.calls import CLOSE, OPEN
+from formats.frames import load_frame
 
 
 def test_native_turns_are_those_of_the_models_own_template(frames):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from golden import TINY, TINY_LLAMA, load, tokens
 
-import generation
-from generation import DRAFT, Drafts, Sequence, generate, guess_all, next_tokens, pick
+from engine import generation
+from engine.generation import DRAFT, Drafts, Sequence, generate, guess_all, next_tokens, pick
 from model import KVCache, ModelConfig, Transformer
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from golden import TINY, TINY_LLAMA, close, load, tokens
 
-import inference
 import mor
 from cli import UserError
-from generation import generate
-from inference import MoRInference, PackedLinear, for_inference
+from engine import inference
+from engine.generation import generate
+from engine.inference import MoRInference, PackedLinear, for_inference
 from model import KVCache, ModelConfig, Transformer
 from mor import MoRConfig
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import loss
-from loss import HeadCrossEntropy
+from engine import loss
+from engine.loss import HeadCrossEntropy
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,9 +6,9 @@ import io
 
 import pytest
 
-from maths import plain_traceback, printing
-from rows import Refused
-from sources import SOURCES
+from sources.catalogue import SOURCES
+from sources.maths import plain_traceback, printing
+from sources.rows import Refused
 
 PROBLEM = "What is 2 + 3, squared?"
 RED = "\x1b[38;5;241m"

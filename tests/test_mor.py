@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 import mor
 from cli import UserError
+from engine import adapter
+from engine.adapter import load_adapter, save_adapter
 from model import Linear, ModelConfig, Transformer
 from mor import ROLES, MoRConfig, MoRLinear
 
@@ -467,23 +469,23 @@ def test_parameter_counts_of_the_paper(name, size, loras, without, with_gate, pa
 @pytest.mark.parametrize("options", [{}, dict(shared_gate=True, orthogonal="printed", targets=("o_proj",))])
 def test_saved_and_loaded_is_the_same_bit_for_bit(tmp_path, options):
     model, ids, roles = adapted(config=MoRConfig(rank=2, **options)), torch.arange(9), torch.arange(9) % 3
-    mor.save_adapter(model, tmp_path / "new" / "adapter")
+    save_adapter(model, tmp_path / "new" / "adapter")
     again = tiny_model()
-    config = mor.load_adapter(again, tmp_path / "new" / "adapter")
+    config = load_adapter(again, tmp_path / "new" / "adapter")
     assert config == MoRConfig(rank=2, **options)
     assert torch.equal(model(ids, role_ids=roles), again(ids, role_ids=roles))
     for name, parameter in mor.mor_parameters(model).items():
         assert torch.equal(parameter, mor.mor_parameters(again)[name])
         assert mor.mor_parameters(again)[name].requires_grad
     assert not again.model.embed_tokens.weight.requires_grad
-    mor.save_adapter(again, tmp_path / "b")
+    save_adapter(again, tmp_path / "b")
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "b" / file).read_bytes() == (tmp_path / "new" / "adapter" / file).read_bytes()
     assert len(list((tmp_path / "b").iterdir())) == 2
 
 
 def test_names_and_fields_of_the_files(tmp_path):
-    mor.save_adapter(adapted(config=MoRConfig(rank=2, targets=("q_proj",))), tmp_path)
+    save_adapter(adapted(config=MoRConfig(rank=2, targets=("q_proj",))), tmp_path)
     names = {f"{kind}.{role}" for kind in ("lora_A", "lora_B", "router") for role in ROLES}
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     assert set(tensors) == {f"model.layers.{i}.self_attn.q_proj.{name}" for i in (0, 1) for name in names}
@@ -510,7 +512,7 @@ def test_names_and_fields_of_the_files(tmp_path):
 def test_a_save_killed_between_its_files_never_mixes_two_adapters(tmp_path, monkeypatch):
     old, new = adapted(seed=1), adapted(seed=2)
     other = adapted(seed=3, config=MoRConfig(rank=2, orthogonal="printed"))  # tensors of the same shapes
-    write, killed = mor.write_whole, []
+    write, killed = adapter.write_whole, []
 
     def write_once(path: Path, how) -> None:
         if killed:
@@ -519,17 +521,17 @@ def test_a_save_killed_between_its_files_never_mixes_two_adapters(tmp_path, monk
         write(path, how)
 
     for model in (new, other):
-        mor.save_adapter(old, tmp_path)
+        save_adapter(old, tmp_path)
         killed.clear()
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(mor, "write_whole", write_once)
-            mor.save_adapter(model, tmp_path)
+            patch.setattr(adapter, "write_whole", write_once)
+            save_adapter(model, tmp_path)
         loaded = tiny_model()
         if model is other:
             with pytest.raises(UserError, match="not of one save"):
-                mor.load_adapter(loaded, tmp_path)
+                load_adapter(loaded, tmp_path)
         else:  # the same config: the new adapter is whole
-            mor.load_adapter(loaded, tmp_path)
+            load_adapter(loaded, tmp_path)
             for name, parameter in mor.mor_parameters(new).items():
                 assert torch.equal(parameter, mor.mor_parameters(loaded)[name])
 
@@ -611,18 +613,18 @@ REFUSED = {  # fault: (how to make it, what the one line must say)
 def test_load_refuses_in_one_line_that_names_the_place(tmp_path, fault):
     make, message = REFUSED[fault]
     folder = tmp_path / "adapter"
-    mor.save_adapter(adapted(), folder)
+    save_adapter(adapted(), folder)
     make(folder)
     with pytest.raises(UserError, match=message) as error:
-        mor.load_adapter(tiny_model(), folder)
+        load_adapter(tiny_model(), folder)
     assert "\n" not in str(error.value)
     assert str(folder) in str(error.value)
 
 
 def test_an_adapter_needs_the_base_model_it_was_trained_on(tmp_path):
-    mor.save_adapter(adapted(), tmp_path)
+    save_adapter(adapted(), tmp_path)
     with pytest.raises(UserError, match="intermediate_size is 40, wanted 48"):
-        mor.load_adapter(tiny_model(intermediate_size=48), tmp_path)
+        load_adapter(tiny_model(intermediate_size=48), tmp_path)
 
 
 def test_config_reports_all_faults_at_once():
@@ -638,4 +640,4 @@ def test_config_reports_all_faults_at_once():
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "adapter_config.json").mkdir()
     with pytest.raises(UserError, match="adapter_config.json: cannot be written"):
-        mor.save_adapter(adapted(), tmp_path)
+        save_adapter(adapted(), tmp_path)

@@ -1,4 +1,4 @@
-"""pipeline.py and stages.py: whole runs on invented rows of four sources, a server playing both models.
+"""pipeline.py and process.py: whole runs on invented rows of four sources, a server playing both models.
 
 The twin of a run that was killed, or met faults, is one that was not: all files but the journal are the same.
 """
@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 import data
 import evaluate
 import pipeline
-import stages
 import train
 from cli import run
 from model import ModelConfig, Transformer
+from stages import process
 
 ROOT = Path(pipeline.__file__).parent
 CALL = re.compile(r"call (\w+) for (\w+)")
@@ -343,7 +343,7 @@ def test_in_order_from_threads_reads_few_rows_ahead():
         time.sleep(0.002 * (i % 3 == 0))
         return i
 
-    for count, i in enumerate(stages.in_order(work, rows(), 3, lambda: None)):
+    for count, i in enumerate(process.in_order(work, rows(), 3, lambda: None)):
         assert i == count and len(read) <= i + 8 * 3 + 1
     assert len(read) == 200
 
@@ -422,9 +422,9 @@ def test_refusals_of_all_requests_stop_a_run(inputs, tmp_path, capsys):
 
 
 def test_a_report_cannot_steer_a_terminal():
-    tally = stages.Tally("judge")
+    tally = process.Tally("judge")
     tally.add(({"dataset": "a\x1b[2J"}, {}), [("refused", {"reason": "so\x1b]0;x\x07"})])
-    assert "\x1b" not in stages.table([tally]) and "\\x1b[2J" in stages.table([tally])
+    assert "\x1b" not in process.table([tally]) and "\\x1b[2J" in process.table([tally])
 
 
 # ---- from published rows to a trained adapter and its figures ----

@@ -10,9 +10,9 @@ from test_complete import Model
 from test_verify import BALI, ROME, UNIT, make
 
 from cli import UserError
-from complete import complete
 from data import check_record
-from review import merge, read_decisions, read_rows, review, review_row
+from stages.complete import complete
+from stages.review import merge, read_decisions, read_rows, review, review_row
 
 PATH = "trajectory.2.calls"
 

@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
-import rows
 from cli import UserError
-from rows import Refused, literal, parameters_of, read_rows, read_type, schema_of
+from sources import rows
+from sources.rows import Refused, literal, read_rows
+from sources.schemas import parameters_of, read_type, schema_of
 
 VALUES = [{"a": 'x]}, \\ " é 😀'}, {"b": [1, {"c": None}]}, {}, {"d": 12.5, "e": "\n{[" * 9}]
 FORMS = {

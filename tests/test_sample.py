@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import data
-from calls import check_call
+from formats.calls import check_call
 from tiny import pretrain, world
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +77,7 @@ def test_reference_calls_fit_their_schemas(records, name):
 
 
 def test_generator_writes_the_same_files(tmp_path):
-    subprocess.run([sys.executable, str(ROOT / "tiny" / "sample.py"), "--output", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "tiny.sample", "--output", str(tmp_path)], cwd=ROOT, check=True)
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import UserError
-from sandbox import EMPTY, Sandbox, cut
+from cli import UserError, cut
+from tools.sandbox import EMPTY, Sandbox
 
 LONG, SHORT = 120.0, 0.3  # seconds
 FILTERED = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
@@ -338,7 +338,7 @@ def test_interrupted(walls):
 def test_killed_parent(walls, tmp_path):
     memory = MEMORY + next(tell_apart)
     code = f"""if True:
-        from sandbox import Sandbox
+        from tools.sandbox import Sandbox
         with Sandbox(wall=1000, cpu=1000, memory={memory:_}, unsafe=True) as box:
             print("up", flush=True)
             box.run("import time; time.sleep(1000)")"""

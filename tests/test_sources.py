@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import data
-from calls import parse_calls, same_calls, write_calls
 from cli import UserError
-from frames import load_frame
-from rows import Refused
-from sources import SOURCES
-from verify import verify
+from formats.calls import parse_calls, same_calls, write_calls
+from formats.frames import load_frame
+from sources.catalogue import SOURCES
+from sources.rows import Refused
+from stages.verify import verify
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 TINY = Path(__file__).parents[1] / "tiny"

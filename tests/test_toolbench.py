@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cli import UserError
-from rows import Refused
-from sources import SOURCES
-from toolbench import SEARCH_PROMPT
+from sources.catalogue import SOURCES
+from sources.rows import Refused
+from sources.toolbench import SEARCH_PROMPT
 
 REAL = Path(__file__).parents[2] / "shared/data/toolbench"
 SEARCH = SEARCH_PROMPT + ", all previous trails failed."

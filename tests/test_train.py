@@ -24,15 +24,16 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import data
-import loss
 import mor
 import train
-from calls import write_calls
 from cli import run
-from frames import Frame, load_frame
-from generation import generate
+from engine import devices, heldout, loss, runs
+from engine.adapter import load_adapter
+from engine.generation import generate
+from engine.heldout import count_turns, holds, retrace, write_turns
+from formats.calls import write_calls
+from formats.frames import Frame, load_frame
 from model import ModelConfig, Transformer
-from turns import count_turns, holds, retrace, write_turns
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIALS = [
@@ -155,7 +156,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
 
 
 def read_metrics(folder: Path, drop: tuple[str, ...] = TIMING) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / train.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in drop} for line in lines]
 
 
@@ -166,7 +167,7 @@ def steps_of(folder: Path) -> list[dict]:
 def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int) -> None:
     deadline = time.monotonic() + TIMEOUT
     while (
-        not (folder / train.STATE).exists() or (folder / train.METRICS).read_text().count("grad_norm") < steps
+        not (folder / runs.STATE).exists() or (folder / runs.METRICS).read_text().count("grad_norm") < steps
     ):
         assert process.poll() is None, process.communicate()[0].decode()
         assert time.monotonic() < deadline, f"no {steps} steps in {TIMEOUT} s"
@@ -174,13 +175,13 @@ def wait_for_steps(process: subprocess.Popen, folder: Path, steps: int) -> None:
 
 
 def state_of(folder: Path) -> dict:
-    with safe_open(folder / train.STATE, "pt") as file:
+    with safe_open(folder / runs.STATE, "pt") as file:
         return json.loads(file.metadata()["state"])
 
 
 def gradients_of(folder: Path) -> dict[str, torch.Tensor]:
     """AdamW's first moment: after one step a tenth of the gradient."""
-    return {k: v for k, v in load_file(folder / train.STATE).items() if k.startswith("exp_avg.")}
+    return {k: v for k, v in load_file(folder / runs.STATE).items() if k.startswith("exp_avg.")}
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +322,7 @@ def test_trains_the_adapter_and_nothing_else(overfitted, base):
     assert all(torch.equal(stored[name], frozen[name]) for name in stored)
 
     fresh = Transformer.from_pretrained(base)
-    mor.load_adapter(fresh, folder)  # what was saved is what was trained
+    load_adapter(fresh, folder)  # what was saved is what was trained
     trained = mor.mor_parameters(model)
     assert all(torch.equal(p, trained[name]) for name, p in mor.mor_parameters(fresh).items())
 
@@ -405,20 +406,20 @@ def test_stopped_and_resumed_is_never_interrupted(command, finished, start, tmp_
             assert state_of(folder)["step"] == steps_of(folder)[-1]["step"] >= steps
         else:
             assert process.returncode == -signal.SIGKILL, output
-    (folder / f".{train.STATE}.1.tmp").write_bytes(b"half a save")
+    (folder / f".{runs.STATE}.1.tmp").write_bytes(b"half a save")
     for _ in range(2):  # the second time, all that is left to do is the last evaluation
         assert train_in_process(*command, "--output", folder, "--resume") == 0
         assert read_metrics(folder) == read_metrics(finished)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
-    resumed, whole = (load_file(each / train.STATE) for each in (folder, finished))
+    resumed, whole = (load_file(each / runs.STATE) for each in (folder, finished))
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert not list(folder.glob(".*"))  # what a killed save left behind is gone
 
 
 def test_second_ctrl_c_stops_at_once():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), train.stop_on_signal() as caught:
+    with pytest.raises(KeyboardInterrupt), devices.stop_on_signal() as caught:
         os.kill(os.getpid(), signal.SIGTERM)  # torchrun sends it after Ctrl-C: not a second one
         os.kill(os.getpid(), signal.SIGINT)
         assert caught == [signal.SIGTERM, signal.SIGINT]
@@ -560,7 +561,7 @@ def test_table_shows_first_and_last():
     for step in (0, 1, 2):
         shares = {"executor_exact": step / 4, "executor_exact_own": None, "next_role_accuracy": 1.0}
         rows.append({"step": step, "set": "x", "eval": {"n": 3, "loss": 1.0, **shares}})
-    lines = train.table(rows).splitlines()
+    lines = heldout.table(rows).splitlines()
     assert len(lines) == 3 and "0.0%" in lines[1] and "50.0%" in lines[2] and " - " in lines[2]
 
 
@@ -610,7 +611,7 @@ def test_bad_flags_get_one_line_and_exit_code_2(base, sample, tmp_path, capsys, 
     assert train_in_process(*argv) == 2
     captured = capsys.readouterr()
     assert words in captured.err and captured.err.count("\n") == 1, captured.err
-    assert not (tmp_path / "run" / train.STATE).exists()
+    assert not (tmp_path / "run" / runs.STATE).exists()
 
 
 def test_fewer_micro_batches_than_processes(base, sample, tmp_path, monkeypatch, capsys):
@@ -668,9 +669,9 @@ def test_resume_refuses_other_data_another_base_and_a_broken_state(command, fini
 
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / train.STATE).write_bytes((finished / train.STATE).read_bytes()[:500])
+    (broken / runs.STATE).write_bytes((finished / runs.STATE).read_bytes()[:500])
     assert train_in_process(*command, "--output", broken, "--resume") == 2
-    assert train.STATE in capsys.readouterr().err
+    assert runs.STATE in capsys.readouterr().err
 
 
 def test_loss_that_is_no_number_stops_the_run_and_keeps_the_last_save(base, sample, tmp_path, capsys):
@@ -679,4 +680,4 @@ def test_loss_that_is_no_number_stops_the_run_and_keeps_the_last_save(base, samp
     error = capsys.readouterr().err
     assert "step 2" in error and "--lr" in error and error.count("\n") == 1
     assert state_of(tmp_path / "run")["step"] == 0
-    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / train.STATE).values())
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / runs.STATE).values())

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import data
-import unify
 from cli import UserError
-from unify import Evaluation, read_evaluation
+from stages import unify
+from stages.unify import Evaluation, read_evaluation
 
 NOTHING = Evaluation(set(), set(), set())
 NAMES = [f"get_{thing}" for thing in "sun moon tide wind fog hail snow dew".split()]

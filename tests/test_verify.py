@@ -7,20 +7,15 @@ from contextlib import contextmanager
 import pytest
 from test_complete import Model
 
-from agent import Tools
 from cli import UserError
 from data import check_record
-from rows import Refused, is_error, raised
-from sandbox import EMPTY, Sandbox
-from verify import (
-    difference,
-    read_calls,
-    replaced,
-    same_output,
-    similar,
-    step_faults,
-    verify,
-)
+from sources.record import is_error, raised
+from sources.rows import Refused
+from stages.code import same_output
+from stages.edits import replaced
+from stages.verify import difference, read_calls, similar, step_faults, verify
+from tools.mock import Tools
+from tools.sandbox import EMPTY, Sandbox
 
 CITY, DAYS = {"type": "string"}, {"type": "integer", "default": 1}
 WEATHER = {"name": "get_weather", "description": "Weather of a city."}

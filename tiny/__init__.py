@@ -1,0 +1,1 @@
+"""The bundled base model, and how it and the sample data were made."""

@@ -1,6 +1,6 @@
 """Make the bundled base model: a byte-level BPE tokenizer and a small Llama, pretrained on text of world.py.
 
-    python tiny/pretrain.py --output tiny
+    python -m tiny.pretrain --output tiny
 
 Documents of three levels, one after the other, since a model this small finds out how to copy only from short
 and easy text:
@@ -27,11 +27,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from cli import ArgumentParser, number, run  # noqa: E402
-from model import ModelConfig, Transformer  # noqa: E402
-from tiny import world  # noqa: E402
+from cli import ArgumentParser, number, run
+from model import ModelConfig, Transformer
+from tiny import world
 
 BEGIN, END, HEADER, HEADER_END, TURN_END, PAD = range(6)
 SPECIAL_TOKENS = [

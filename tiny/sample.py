@@ -1,6 +1,6 @@
 """Write the sample: bfcl.jsonl (training), bfcl_heldout.jsonl and bfcl_seen.jsonl (evaluation).
 
-    python tiny/sample.py
+    python -m tiny.sample
 
 Questions, calls and results come from world.py, so every reference call is right by construction. The
 functions of bfcl_heldout.jsonl occur in neither of the other files; bfcl_seen.jsonl asks new questions about
@@ -13,10 +13,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from cli import ArgumentParser, number, run, write_whole  # noqa: E402
-from tiny import world  # noqa: E402
+from cli import ArgumentParser, number, run, write_whole
+from tiny import world
 
 KINDS = {
     "simple": 5,

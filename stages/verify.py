@@ -22,19 +22,24 @@ Decisions, where the paper and the data formats are silent:
 """
 
 import json
-import math
 import re
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import data
-from agent import Tools
-from calls import BEFORE, JSON, check_call, check_calls, parse_calls, same_calls
-from complete import DATA, PATH, Fault, complete, consult, quoted, shown, source_of, unfenced
-from endpoint import Ask
-from rows import Refused, end_of_query, is_error, raised
-from sandbox import EMPTY, Sandbox, cut
+from formats.calls import BEFORE, JSON, check_call, check_calls, parse_calls, same_calls
+from sources.record import end_of_query, is_error
+from sources.rows import Refused
+from stages import review
+from stages.asking import DATA, Fault, consult, quoted, shown, unfenced
+from stages.code import code_faults
+from stages.complete import complete, completed
+from stages.edits import marked, replaced, source_of
+from stages.process import Results
+from tools.endpoint import Ask
+from tools.mock import Tools
+from tools.sandbox import Sandbox
 
 
 class Verdict(NamedTuple):
@@ -131,14 +136,6 @@ def forgive(record: dict, found: dict[int, dict]) -> tuple[dict, dict[int, dict]
     return record, {i: fault for i, fault in found.items() if i not in mended}
 
 
-def marked(record: dict, key: str, paths: list[str]) -> dict:
-    """The record with these paths under a key of its source; as it is if there are none."""
-    if not paths:
-        return record
-    source = source_of(record)
-    return record | {"source": source | {key: list(dict.fromkeys([*source.get(key, []), *paths]))}}
-
-
 # ---- calls of a second model ----
 
 FORM = 'a JSON list of calls, [{"name": "...", "arguments": {...}}], and nothing else; [] if none serves'
@@ -199,28 +196,6 @@ def correct(record: dict, i: int, fault: dict, ask: Ask | None, environment: Too
     return marked(complete(replaced(record, i, calls), ask), "corrected", [f"trajectory.{i}.calls"])
 
 
-def replaced(record: dict, i: int, calls: list[dict]) -> dict:
-    """The record with other calls in step i, and with the completed texts emptied that the old ones shaped.
-
-    These are the thought before and all up to the next query. They are missing again, for `complete`, and
-    their scores, which were given to the old ones, are dropped; source.rewritten lists them.
-    """
-    turns, source = list(record["trajectory"]), source_of(record)
-    turns[i], end = {"role": "executor", "calls": calls}, end_of_query(turns, i)
-    stale = {path: int(PATH.fullmatch(path)[1]) for path in source.get("completed", [])}
-    stale = {path: j for path, j in stale.items() if i - 1 <= j < end}
-    for j in stale.values():
-        turns[j] = turns[j] | {"content": ""}
-    if not stale:
-        return record | {"trajectory": turns}
-    source = source | {"missing": [*source.get("missing", []), *stale]}
-    source["completed"] = [path for path in source["completed"] if path not in stale]
-    if scores := source.get("scores"):
-        steps = {path: score for path, score in scores["steps"].items() if path not in stale}
-        source["scores"] = scores | {"steps": steps}
-    return marked(record | {"trajectory": turns, "source": source}, "rewritten", [*stale])
-
-
 def second_opinions(
     record: dict, found: dict[int, dict], corrected: list[int], ask: Ask, environment: Tools | None
 ) -> dict[int, dict]:
@@ -270,56 +245,26 @@ def without_defaults(calls: list[dict], tools: list[dict]) -> list[dict]:
     return out
 
 
-# ---- code ----
-
-COLOURS = re.compile("\x1b\\[[0-9;]*m")
-NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
-LOST = "; the state was lost]"  # the end of an observation on code that the sandbox had to stop
-
-
-def code_faults(record: dict, python: Callable[[], Sandbox] | None) -> list[dict]:
-    """The first fault of the code: a block is empty or, run after those before it, gives another output."""
-    turns = record["trajectory"]
-    blocks = {i: turn["content"] for i, turn in enumerate(turns) if turn["role"] == "executor"}
-    if empty := [f"trajectory.{i}.content" for i, code in blocks.items() if not code.strip()]:
-        return [{"path": empty[0], "kind": "empty code", "detail": ""}]
-    if not python or not blocks:
-        return []
-    with python() as box:
-        for i, code in blocks.items():
-            got, following = box.run(code), turns[i + 1 : i + 2]
-            seen = [cut(turn["content"], box.output) for turn in following if turn["role"] == "observation"]
-            observed = seen[0] if seen else None
-            if kind := code_fault(got, observed):
-                detail = f"got {got!r:.200}, observed {observed!r:.200}"
-                return [{"path": f"trajectory.{i}.content", "kind": kind, "detail": detail}]
-    return []
-
-
-def code_fault(got: str, observed: str | None) -> str | None:
-    """What is wrong, for counting, with a block that gives `got` where `observed`, or nothing, stands."""
-    if got.endswith(LOST):
-        return "code that has to be stopped"
-    if observed is not None and same_output(got, observed):
-        return None
-    if raised(got) == "ModuleNotFoundError":
-        module = re.search(r"'([A-Za-z_]\w{0,39})[\w.]*'\s*\Z", got)
-        return f"code that needs a module not installed here: {module[1] if module else '?'}"
-    if raised(got):
-        return "code that fails"
-    return None if observed is None else "code that gives another output"
-
-
-def same_output(got: str, observed: str) -> bool:
-    """The same exception; or the same text but for space, its numbers equal but for their last digits.
-
-    Not answers.equal, which is made to judge answers of models and takes 5 for 0.05.
-    """
-    got, observed = (COLOURS.sub("", text).strip() or EMPTY for text in (got, observed))
-    if raised(got) or raised(observed):
-        return raised(got) == raised(observed)
-    texts = {"".join(NUMBER.sub("#", text).split()) for text in (got, observed)}
-    close = partial(math.isclose, rel_tol=1e-9, abs_tol=1e-12)
-    a, b = NUMBER.findall(got), NUMBER.findall(observed)
-    same = (x == y or ("." in x + y and close(float(x), float(y))) for x, y in zip(a, b, strict=False))
-    return len(texts) == 1 and len(a) == len(b) and all(same)
+def verify_row(
+    record: dict,
+    ask: Ask | None,
+    model: str,
+    decisions: dict[str, dict],
+    environment: Tools | None,
+    python: Callable[[], Sandbox] | None,
+) -> Results:
+    """decisions: a person's, by id of the row in the review file."""
+    verdict, record, faults = verify(record, ask, environment, python)
+    if verdict == "refused":
+        raise Refused(faults[0]["kind"], faults[0]["detail"])
+    outcome = None
+    if verdict == "review":
+        row = review.review_row(record, faults)
+        ((record, outcome),) = review.merge([row], decisions)
+        if outcome == "undecided":
+            return [("review", row)]
+        if outcome == "dropped in review":
+            raise Refused(outcome)
+        record = completed(record, ask)  # anew, for the calls that a person has put there
+    verified = {"model": model if ask else None, "run": bool(environment or python), "review": outcome}
+    return [("out", record | {"source": record["source"] | {"verified": verified}})]

@@ -19,7 +19,8 @@ import re
 from collections import Counter
 from typing import Any
 
-from rows import Refused, field, reason, record_of, said, summarize
+from sources.record import reason, record_of, said, summarize
+from sources.rows import Refused, field
 
 EMPTY = "<empty_execution>"  # an execution that showed nothing; the sandbox's word too
 

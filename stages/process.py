@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 import cli
 import data
-from calls import LIST, TEXT, check_value, object_of
-from complete import source_of
-from endpoint import Endpoint, Unanswered
-from rows import Refused
-from unify import HELD_OUT, TRAIN
+from formats.calls import LIST, TEXT, check_value, object_of
+from sources.rows import Refused
+from stages.edits import source_of
+from stages.unify import HELD_OUT, TRAIN
+from tools.endpoint import Endpoint, Unanswered
 
 SOURCE = {"type": "object", "additionalProperties": True}  # of a record, as far as the stages read it
 SOURCE["properties"] = {"dataset": TEXT, "file": TEXT, "index": {"type": "integer"}}

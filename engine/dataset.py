@@ -31,7 +31,7 @@ from tqdm import tqdm
 import data
 from cli import UserError, write_whole
 from data import Example
-from frames import Frame, load_frame
+from formats.frames import Frame, load_frame
 from mor import ROLES
 
 CHUNK = 64  # lines that a worker renders at a time
@@ -251,7 +251,8 @@ def load_held_out(
 
 # What a record renders to depends on the code that reads and renders it. A version number would have to be
 # raised by hand at every change and would be forgotten; the sources change by themselves.
-SOURCES = [Path(__file__).with_name(f"{name}.py") for name in ("dataset", "data", "calls", "frames")]
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = [ROOT / "data.py", *sorted(ROOT.glob("formats/*.py")), ROOT / "engine/dataset.py"]
 
 
 def default_cache() -> str:

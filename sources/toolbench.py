@@ -27,23 +27,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from calls import JSON
 from cli import UserError
-from rows import (
-    Refused,
-    field,
-    fits,
-    literal,
-    outside,
-    parameters_of,
-    read_rows,
-    reason,
-    record_of,
-    said,
-    summarize,
-    tool_of,
-    unlike,
-)
+from formats.calls import JSON
+from sources.record import outside, reason, record_of, said, summarize, tool_of, unlike
+from sources.rows import Refused, field, literal, read_rows
+from sources.schemas import fits, parameters_of
 
 FINISH = "Finish"
 SEARCH_PROMPT = "This is not the first time you try this task"

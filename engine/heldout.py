@@ -3,17 +3,21 @@
 train.py reports the shares of right turns, evaluate.py also how near the texts are.
 """
 
+import argparse
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
 
 import data
-from calls import CallError, parse_calls, same_calls
-from frames import Frame
-from generation import generate
-from loss import LOGIT_ROWS
+from engine.dataset import HeldOut
+from engine.devices import Processes
+from engine.generation import generate
+from engine.loss import LOGIT_ROWS, token_losses
+from formats.calls import CallError, parse_calls, same_calls
+from formats.frames import Frame
 from model import KVCache, Transformer
 from mor import ROLES
 
@@ -139,3 +143,67 @@ def holds(text: str, calls: list[dict]) -> bool:
 
 def share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+# ---- training ----
+
+
+def per_role(sums: list[list[float]]) -> dict[str, float | None]:
+    """loss_<role> and accuracy_<role> from the sums of token_losses; None for a role without tokens."""
+    found = {}
+    for role, (loss, hits, supervised, _) in zip(ROLES, sums, strict=True):
+        found |= {f"loss_{role}": share(loss, supervised), f"accuracy_{role}": share(hits, supervised)}
+    return found
+
+
+# ---- evaluation ----
+
+
+@torch.no_grad()
+def evaluate(
+    model: Transformer,
+    held_out: list[HeldOut],
+    frame: Frame,
+    args: argparse.Namespace,
+    processes: Processes,
+) -> dict:
+    """Losses and accuracies on the reference tokens, and shares of turns that the model itself writes right.
+
+    It writes, greedily, for --eval-limit trajectories spread evenly over the file.
+    """
+    model.eval()
+    by_role = torch.zeros(len(ROLES), 4, dtype=torch.float64, device=model.model.norm.weight.device)
+    packs = data.pack([t.length for t in held_out], args.tokens_per_batch, 0, 0)
+    for indices in packs[processes.rank :: processes.size]:
+        by_role += token_losses(model, [held_out[i].example for i in indices])[1]
+    sums = processes.sum(by_role).tolist()
+
+    chosen, counts = spread(held_out, args.eval_limit)[processes.rank :: processes.size], Counter()
+    for each in tqdm(chosen, desc="writing turns", disable=processes.bar(), leave=False):
+        read = retrace(model, each.record, frame)
+        counts += count_turns(each.record, write_turns(model, read, frame))
+    names = ("executor_turns", "exact", "exact_own", "reasoner_turns", "next_role")
+    counted = processes.sum(torch.tensor([counts[name] for name in names], device=by_role.device))
+    executor_turns, exact, exact_own, reasoner_turns, next_role = counted.tolist()
+    nll, supervised = sum(row[0] for row in sums), sum(row[2] for row in sums)
+    found = dict(n=len(held_out), loss=nll / supervised, **per_role(sums))
+    found |= dict(executor_turns=executor_turns, executor_exact=share(exact, executor_turns))
+    found |= dict(executor_exact_own=share(exact_own, executor_turns))
+    return found | dict(reasoner_turns=reasoner_turns, next_role_accuracy=share(next_role, reasoner_turns))
+
+
+def table(lines: list[dict]) -> str:
+    """The first and the last evaluation of every set."""
+    shown = ("executor_exact", "executor_exact_own", "next_role_accuracy")
+    rows = [
+        f"{'held-out set':20} {'step':>7} {'n':>6}" + "".join(f"{key:>20}" for key in shown) + f"{'loss':>9}"
+    ]
+    for name in dict.fromkeys(line["set"] for line in lines):
+        of_set = [line for line in lines if line["set"] == name]
+        for line in (of_set[0], of_set[-1]):
+            found = line["eval"]
+            shares = "".join(
+                f"{'-' if found[key] is None else format(found[key], '.1%'):>20}" for key in shown
+            )
+            rows.append(f"{name:20} {line['step']:7} {found['n']:6}{shares}{found['loss']:9.4f}")
+    return "\n".join(rows)

@@ -40,7 +40,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cli import UserError
+from cli import UserError, cut
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 START = 30  # seconds a new child may take to answer
@@ -214,9 +214,3 @@ def packages() -> list[str]:
     """The folders of installed packages that this process imports from."""
     kinds = ("site-packages", "dist-packages")
     return [path for path in sys.path if Path(path).name in kinds and os.path.isdir(path)]
-
-
-def cut(text: str, limit: int) -> str:
-    """`text`, or its first and last half of `limit` characters and how many are left out between."""
-    half, more = limit // 2, len(text) - limit
-    return text if more <= 0 else f"{text[:half]}...[{more} characters left out]...{text[half + more :]}"

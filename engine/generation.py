@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from model import KVCache, ModelConfig, Transformer
+from formats.checkpoint import ModelConfig
+from model import KVCache, Transformer
 
 # Tokens guessed for one sequence, and rows of a pass that guesses may fill. On two CPU cores a pass over 13
 # rows takes 1.2 (bfloat16) to 1.5 (float32) times as long as one over a single row.

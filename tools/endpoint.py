@@ -25,7 +25,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from cli import UserError
-from journal import Journal, request_bytes
+from tools.journal import Journal, request_bytes
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
 Ask = Callable[[list[Message]], str]
@@ -107,39 +107,6 @@ class Usage:
 def tokens_in(*texts: str) -> int:
     """A guess: four characters a token, as in English."""
     return -(-sum(map(len, texts)) // 4)
-
-
-def estimate(prompts: Iterable[list[Message]], answer_tokens: int, prices: Prices = None) -> Usage:
-    """What it would cost to ask these, each answered by `answer_tokens` tokens."""
-    usage = Usage(prices=prices)
-    for messages in prompts:
-        usage.requests += 1
-        usage.prompt_tokens += tokens_in(*(message["content"] for message in messages))
-        usage.completion_tokens += answer_tokens
-    usage.estimated = usage.requests
-    return usage
-
-
-class Previewed(Exception):
-    """A preview has taken down a prompt instead of answering it."""
-
-
-class Preview:
-    """Stands in for an endpoint that must not be asked: `ask` keeps the prompt and raises Previewed.
-
-    cached: an endpoint's method of that name; prompts that the journal answers are answered.
-    """
-
-    def __init__(self, cached: Callable[[list[Message]], str | None] = lambda messages: None):
-        self.prompts: list[list[Message]] = []
-        self._cached = cached
-
-    def ask(self, messages: list[Message]) -> str:
-        answer = self._cached(messages)
-        if answer is None:
-            self.prompts.append(messages)
-            raise Previewed
-        return answer
 
 
 # ---- the endpoint ----

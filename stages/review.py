@@ -24,12 +24,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from calls import JSON, check_call, check_calls
-from cli import UserError, printable
-from complete import source_of
+from cli import UserError, cut, printable
 from data import check_record, numbered_lines
-from sandbox import cut
-from verify import marked, replaced
+from formats.calls import JSON, check_call, check_calls
+from stages.edits import marked, replaced, source_of
 
 # ---- rows and decisions ----
 

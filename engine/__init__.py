@@ -1,0 +1,1 @@
+"""The same method, faster and safer; no equation stands only here."""

@@ -1,0 +1,117 @@
+"""Devices and processes: which device, which of torchrun's processes, gradients summed over them, signals."""
+
+import argparse
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cli import UserError
+
+# ---- processes ----
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of that name: "auto" is cuda where there is one; "cuda" the one of this process.
+
+    Raises UserError for a name that torch does not know or a device that it cannot use.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown name; torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device: {name!r} cannot be used here ({reason}); try cpu") from None
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the base model: "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    return getattr(torch, name)
+
+
+@dataclass
+class Processes:
+    """This process among those torchrun started, or the only one."""
+
+    rank: int = 0
+    size: int = 1
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def say(self, text: str) -> None:
+        if self.rank == 0:
+            print(text, flush=True)
+
+    def bar(self) -> bool | None:
+        """tqdm's `disable`: None is off unless stderr is a terminal."""
+        return None if self.rank == 0 else True
+
+
+def start_processes(args: argparse.Namespace) -> tuple[Processes, torch.device]:
+    """Choose this process's device and, under torchrun, join the others. Raises UserError."""
+    processes = Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    if args.grad_accum < processes.size:
+        got = f"got {args.grad_accum} micro-batches for {processes.size} processes"
+        raise UserError(f"--grad-accum: {got}; wanted one or more for each")
+    device = choose_device(args.device, int(os.environ.get("LOCAL_RANK", 0)))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if processes.size > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return processes, device
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[list[int]]:
+    """Ctrl-C, or SIGTERM from torchrun or a scheduler, goes into the list; a second Ctrl-C stops at once."""
+    caught = []
+
+    def handle(received: int, _) -> None:
+        if received == signal.SIGINT and received in caught:
+            raise KeyboardInterrupt
+        caught.append(received)
+        print("\nsaving after this step; Ctrl-C again stops at once", file=sys.stderr)
+
+    before = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def flat_gradients(parameters: list[nn.Parameter]) -> Tensor:
+    """One buffer with every .grad as a view: zeroed, summed over processes, measured and clipped at one go.
+
+    Not torch's DDP wrapper: it divides by the number of processes, though the loss is divided by the tokens
+    of all, and waits for a backward from each, which one without micro-batch in the last step does not have.
+    A gradient is never None, so AdamW updates the same parameters however a step is split.
+    """
+    sizes = [p.numel() for p in parameters]
+    flat = torch.zeros(sum(sizes), device=parameters[0].device)
+    for parameter, part in zip(parameters, flat.split(sizes), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return flat
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors took on the GPU, or this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

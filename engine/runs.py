@@ -1,0 +1,120 @@
+"""The output folder of a training run: metrics, saves, and what --resume needs to go on bit for bit."""
+
+import argparse
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+import mor
+from cli import UserError, write_whole
+from engine.adapter import save_adapter
+from engine.dataset import Trajectories
+from model import Transformer
+
+STATE, METRICS, ARGS = "training_state.safetensors", "metrics.jsonl", "train_args.json"
+
+
+# ---- the output folder ----
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter, beside the number of steps
+FREE = ("quick", "show", "device", "output", "resume", "save_every", "log_every", "eval_data", "eval_limit")
+FREE += ("gradient_checkpointing", "cache", "max_length", "overlong")  # the last two show in the data
+
+
+def check_output(folder: Path, resume: bool) -> None:
+    """Raises UserError when there is nothing to resume, or when a fresh run would overwrite another."""
+    if resume and not (folder / STATE).exists():
+        raise UserError(f"--resume: {folder} has no {STATE}, no run to go on with; drop --resume")
+    found = [name for name in (STATE, "adapter_model.safetensors") if (folder / name).exists()]
+    if found and not resume:
+        raise UserError(
+            f"--output: {folder} holds a run ({found[0]}); go on with it by --resume or choose another folder"
+        )
+
+
+def settings_of(args: argparse.Namespace, trajectories: Trajectories, model: Transformer) -> dict:
+    """What decides the course of a run, as JSON values: flags, and digests of the data and the base model."""
+    settings = {name: value for name, value in vars(args).items() if name not in FREE}
+    rendered = hashlib.sha256(trajectories.digests.tobytes())
+    norm = model.model.norm.weight.detach().float().cpu().numpy()  # enough to tell two trainings apart
+    base = hashlib.sha256(repr(model.config).encode() + norm.tobytes())
+    settings |= {"data": f"data {rendered.hexdigest()[:16]}", "model": f"model {base.hexdigest()[:16]}"}
+    return json.loads(json.dumps(settings))
+
+
+class Output:
+    """What is written to the output folder, by the first process only."""
+
+    def __init__(self, folder: Path, settings: dict, writes: bool):
+        self.folder, self.settings, self.writes = folder, settings, writes
+
+    def start(self, args: argparse.Namespace) -> None:
+        """Begin a fresh run; a folder that cannot be written is found out here, before any work."""
+        if self.writes:
+            text = json.dumps(vars(args), indent=1, default=str) + "\n"
+            write_whole(self.folder / ARGS, lambda path: path.write_text(text))
+            write_whole(self.folder / METRICS, Path.touch)
+
+    def log(self, record: dict) -> None:
+        """Append a line to metrics.jsonl. Raises UserError."""
+        if not self.writes:
+            return
+        try:
+            with open(self.folder / METRICS, "a") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            path = self.folder / METRICS
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); free space, then --resume"
+            ) from None
+
+    def save(self, step: int, model: Transformer, optimizer: torch.optim.AdamW) -> None:
+        """Write the training state, then the adapter; a kill between the two leaves it to `restore`."""
+        if not self.writes:
+            return
+        metrics_bytes = (self.folder / METRICS).stat().st_size
+        state, tensors = dict(step=step, metrics_bytes=metrics_bytes, settings=self.settings), {}
+        for name, parameter in mor.mor_parameters(model).items():
+            tensors[f"parameter.{name}"] = parameter.detach()
+            for moment in MOMENTS if step else ():
+                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+        write_whole(self.folder / STATE, lambda path: save_file(tensors, path, {"state": json.dumps(state)}))
+        if step:
+            save_adapter(model, self.folder)
+
+    def restore(self, model: Transformer, optimizer: torch.optim.AdamW) -> int:
+        """Put the parameters, AdamW, the adapter and metrics.jsonl back to the last save; return its step.
+
+        Raises UserError when a setting has changed since, or when the state cannot be read.
+        """
+        path = self.folder / STATE
+        try:
+            with safe_open(path, "pt") as file:
+                state = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{path}: not a training state ({error}); start anew elsewhere") from None
+        for name, value in self.settings.items():
+            if value != (before := state["settings"].get(name)):
+                got = f"--{name.replace('_', '-')}: got {value}, the run in {self.folder} has {before}"
+                raise UserError(f"{got}; resume with that, or start anew in another --output")
+        step, moments = state["step"], {}
+        for index, (name, parameter) in enumerate(mor.mor_parameters(model).items()):
+            parameter.data.copy_(tensors[f"parameter.{name}"])
+            if step:
+                moments[index] = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS}
+                moments[index]["step"] = torch.tensor(float(step))
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        metrics = self.folder / METRICS
+        if self.writes and metrics.exists():
+            os.truncate(metrics, min(state["metrics_bytes"], metrics.stat().st_size))
+        for left_over in self.folder.glob(".*.tmp") if self.writes else ():  # of a killed save
+            left_over.unlink()
+        if step and self.writes:
+            save_adapter(model, self.folder)  # after the last step, no save would follow
+        return step

@@ -1,0 +1,220 @@
+"""BFCL's verdict on calls: the published grader's rules, its oddities named where they are."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from evaluation.bfcl_functions import FUNCTIONS, WEB, run
+from evaluation.bfcl_questions import EXEC, RELEVANCE, Question, language_of
+from evaluation.bfcl_source import parse_call, source_value
+
+# ---- checks ----
+
+
+def check(question: Question, calls: list[dict] | None) -> tuple[bool | None, str]:
+    """Hold calls {"name", "arguments"} against a question -> (valid, what is wrong).
+
+    calls: None where what the model wrote could not be read. valid: None where the question is not run.
+    """
+    count = len(calls or ())
+    if question.category in RELEVANCE:
+        valid = (count == 0) == ("irrelevance" in question.category)
+        return valid, "" if valid else f"got {count} calls, wanted {'none' if count else 'one or more'}"
+    if reason := not_run(question):
+        return None, reason
+    if calls is None:
+        return False, "no call could be read"
+    return check_exec(question, calls) if question.category in EXEC else check_ast(question, calls)
+
+
+def match(wanted: list, calls: list[dict], fault: Callable[[Any, dict], str | None]) -> tuple[bool, str]:
+    """As many calls as wanted, in any order. fault(expected, call): why a call is not the expected one.
+
+    Greedy: each expected one takes the first free call without a fault, for good. So a matching can be
+    missed: {1 or 2}, {1} against the calls 1, 2 fails, as the first takes 1.
+    """
+    if len(calls) != len(wanted):
+        return False, f"got {len(calls)} calls, wanted {len(wanted)}"
+    free = list(calls)
+    for expected in wanted:
+        faults = [fault(expected, call) for call in free]
+        if None not in faults:
+            return False, "; ".join(faults) + (f", for {expected!r:.80}" if len(wanted) > 1 else "")
+        free.pop(faults.index(None))
+    return True, ""
+
+
+# ---- the AST check ----
+
+TYPES = {
+    "python": {"string": str, "integer": int, "float": float, "boolean": bool, "dict": dict, "any": str}
+    | {"array": list, "tuple": list},
+    "java": dict.fromkeys(("byte", "short", "integer", "long"), int)
+    | dict.fromkeys(("float", "double"), float)
+    | {"boolean": bool, "Array": list, "ArrayList": list, "Queue": list, "Stack": list}
+    | {"HashMap": dict, "Hashtable": dict, "Set": set, "char": str, "String": str, "any": str},
+    "javascript": {"String": str, "integer": int, "float": float, "Bigint": int, "Boolean": bool, "any": str}
+    | {"array": list, "dict": dict},
+}
+TYPED_INSIDE = ("array", "tuple", "Array", "ArrayList")  # whose elements are checked
+
+
+def check_ast(question: Question, calls: list[dict]) -> tuple[bool, str]:
+    """One call in simple and multiple sets, several in any order in parallel ones."""
+    category, language = question.category, language_of(question.category)
+    wanted = question.answer if "parallel" in category else question.answer[:1]
+
+    def fault(expected: dict, call: dict) -> str | None:
+        ((name, table),) = expected.items()
+        named = [function for function in question.functions if function["name"] == name]
+        functions = named if "multiple" in category or "parallel" in category else question.functions
+        return call_fault(call, functions[0], table, language) if functions else f"{name} is not on offer"
+
+    return match(wanted, calls, fault)
+
+
+def call_fault(call: dict, function: dict, table: dict, language: str) -> str | None:
+    """Why a call does not fit a function's schema and the table {parameter: [acceptable values]}."""
+    arguments, schema = call["arguments"], function["parameters"]
+    # 1. The names are equal, character by character, dots included.
+    if call["name"] != function["name"]:
+        return f"got function {call['name']!r:.60}, wanted {function['name']!r}"
+    # 2. Required parameters are there.
+    for name in schema.get("required", []):
+        if name not in arguments:
+            return f"{name}: missing"
+    for name, value in arguments.items():
+        # 3. No parameter that the schema or the table lacks, be its value the right default.
+        if name not in schema.get("properties", {}) or name not in table:
+            return f"{name}: not expected"
+        # 4. Each value is acceptable.
+        if fault := value_fault(value, schema["properties"][name], table[name], language):
+            return f"{name}: {fault}"
+    # 5. "" among the acceptable values says that a parameter may be left out.
+    for name, options in table.items():
+        if name not in arguments and "" not in options:
+            return f"{name}: left out, but not optional"
+    return None
+
+
+def value_fault(value: Any, schema: dict, options: list, language: str) -> str | None:
+    """Why a value is none of the acceptable ones for a parameter of that schema."""
+    got, kind = repr(value)[:60], str(schema.get("type", "any"))
+    inner = schema.get("items", {}).get("type") if kind in TYPED_INSIDE else None
+    if language != "python":
+        if type(value) is not str:
+            return f"got {got}, wanted source text"
+        value = source_value(value, kind, inner, language)
+    # The relaxations: a tuple may stand for a list, and at the top level an int for a float.
+    elif kind == "tuple" and type(value) is tuple:
+        value = list(value)
+    elif kind == "float" and type(value) is int:
+        value = float(value) if abs(value) < 2**1000 else value
+    wanted, element = TYPES[language].get(kind), TYPES[language].get(inner)
+    fits, variable = type_fits(value, options, wanted, element)
+    if not fits:
+        return f"got {got}, wanted {kind}{f' of {inner}' if inner else ''}"
+    if acceptable(value, options, None if variable else wanted, element):
+        return None
+    return f"got {got}, wanted one of {options!r:.80}"
+
+
+def type_fits(value: Any, options: list, wanted: type | None, element: type | None) -> tuple[bool, bool]:
+    """-> (whether the type is right, whether the answer is of another type than declared).
+
+    Types are identical, not subclasses: True is no int, 1 is no float. If the answer is of another type than
+    declared, the grader believes that a variable's name is wanted, and takes values of that type too. So
+    `any`, which stands for text, takes the type of the answer; and None is right where it comes first.
+    """
+    variable = bool(type_of(options)) and type_of(options) is not wanted
+    if type(value) is not wanted:
+        return type(value) is type_of(options), True
+    # Elements are checked one level deep, against the declared type or that of an acceptable list's first
+    # element. An option that is no list, such as "", asks nothing of them.
+    return not element or any(elements_fit(value, option, element) for option in options), variable
+
+
+def elements_fit(value: list, option: Any, element: type) -> bool:
+    return type(option) is not list or all(type(item) in (element, type_of(option)) for item in value)
+
+
+def type_of(options: list) -> type | None:
+    """The type of the first option that is not "", which only says that the parameter is optional."""
+    return next((type(option) for option in options if option != ""), None)
+
+
+def acceptable(value: Any, options: list, wanted: type | None, element: type | None) -> bool:
+    """Whether a value of the right type equals an option. wanted None: by plain equality."""
+    if wanted is dict:
+        return any(dict_fits(value, option) for option in options)
+    if wanted is list and element is dict:
+        return any(dicts_fit(value, option) for option in options)
+    if wanted is str:
+        return plain(value) in [plain(option) for option in options if type(option) is str]
+    if wanted is list:  # "" is here an empty list, which may be given
+        lists = [[*map(plain, option)] for option in options if isinstance(option, list | str)]
+        return [*map(plain, value)] in lists
+    return value in options
+
+
+def plain(value: Any) -> Any:
+    """Text without spaces and , . / - _ * ^, in lower case, with double quotes; else the value itself."""
+    return re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"') if type(value) is str else value
+
+
+def dict_fits(value: dict, option: Any) -> bool:
+    """An option is {key: [acceptable values]}. One level of text is made plain; below, 1 equals 1.0."""
+    if type(option) is not dict or type(value) is not dict or not value.keys() <= option.keys():
+        return False
+    right = all(plain(inner) in [plain(o) for o in option[key]] for key, inner in value.items())
+    return right and all("" in options for key, options in option.items() if key not in value)
+
+
+def dicts_fit(value: list, option: Any) -> bool:
+    same = isinstance(option, list | str) and len(value) == len(option)
+    return same and all(dict_fits(*pair) for pair in zip(value, option, strict=True))
+
+
+# ---- the executable check ----
+
+
+def not_run(question: Question) -> str | None:
+    """Why a question cannot be run here; None for all but REST and those whose answer calls a web service."""
+    names = ["requests.get"] if question.category == "rest" else []
+    if question.category in EXEC:
+        names = [parse_call(expected["call"])[0] for expected in question.answer]
+    missing = sorted({name for name in names if name not in FUNCTIONS})
+    if not missing:
+        return None
+    web = "asks a web service" if WEB.issuperset(missing) else "is not among the functions here"
+    return f"not run: {', '.join(missing)} {web}"
+
+
+def check_exec(question: Question, calls: list[dict]) -> tuple[bool | None, str]:
+    """Run the reference calls, then the given ones, which may be others with the same results."""
+    try:
+        expected = [(run(*parse_call(answer["call"])), answer["match"]) for answer in question.answer]
+    except Exception as error:
+        return None, f"not run: the reference fails ({error})"
+
+    def fault(expected: tuple[Any, str], call: dict) -> str | None:
+        try:
+            result = run(call["name"], [], call["arguments"])
+        except Exception as error:  # whatever a model's call runs into, it is wrong
+            return f"{call['name']} fails: {type(error).__name__}: {error}"
+        return None if agrees(result, *expected) else f"got result {result!r:.60}, wanted {expected[0]!r:.60}"
+
+    return match(expected, calls, fault)
+
+
+def agrees(result: Any, expected: Any, how: str) -> bool:
+    if how == "exact_match":
+        return result == expected
+    if how == "real_time_match":  # within 5 %
+        numbers = type(result) in (int, float) and type(expected) in (int, float)
+        return numbers and abs(result - expected) <= 0.05 * abs(expected)
+    if type(result) is not type(expected):
+        return False
+    if type(result) is dict:
+        return result.keys() == expected.keys()
+    return type(result) is not list or len(result) == len(expected)

@@ -1,0 +1,207 @@
+"""BFCL's files: questions, functions and answers in their published form, checked line by line."""
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli import UserError
+from data import numbered_lines
+from evaluation.bfcl_source import parse_call
+from formats import calls as calling
+from formats.calls import LIST, TEXT
+
+NON_LIVE = ("simple_python", "simple_java", "simple_javascript", "multiple", "parallel", "parallel_multiple")
+LIVE = ("live_simple", "live_multiple", "live_parallel", "live_parallel_multiple")
+RELEVANCE = ("live_relevance", "irrelevance", "live_irrelevance")
+EXEC = ("exec_simple", "exec_multiple", "exec_parallel", "exec_parallel_multiple")
+CATEGORIES = (*NON_LIVE, *LIVE, *RELEVANCE, *EXEC, "rest")  # rest can be read and counted; it is never run
+
+# ---- reading ----
+
+PACKAGE = "bfcl-eval"
+VERSIONS = ("BFCL_v4", "BFCL_v3")
+OLD_NAMES = {"simple_python": "simple", "simple_java": "java", "simple_javascript": "javascript"}
+UNUSED = "unused_datasets"  # where the executable sets lie since they were retired
+
+
+@dataclass
+class Question:
+    """One question. Ids are not unique in every version, so nothing is keyed by them.
+
+    messages: {"role", "content"}, roles system, user and assistant. functions: as published, for the check.
+    tools: the same as calls.py wants them. answer: per call, in AST sets {function: {parameter: [acceptable
+    values]}}, in executable ones {"call": its text, "match": how results are compared}; elsewhere None.
+    """
+
+    id: str
+    category: str
+    messages: list[dict]
+    tools: list[dict]
+    functions: list[dict]
+    answer: list[dict] | None
+
+
+def _open(**properties: dict) -> dict:
+    """The schema of an object with these keys and perhaps others."""
+    return calling.object_of(properties) | {"additionalProperties": True}
+
+
+MESSAGE = _open(role={"enum": ["system", "user", "assistant"]}, content=TEXT)
+FUNCTION = _open(name=TEXT, parameters=calling.SCHEMA)
+QUESTION = _open(
+    id=TEXT, question=LIST | {"items": LIST | {"items": MESSAGE}}, function=LIST | {"items": FUNCTION}
+)
+TABLES = {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": LIST}}
+AST_ANSWER = _open(id=TEXT, ground_truth=LIST | {"items": TABLES})
+MATCHES = LIST | {"items": {"enum": ["exact_match", "real_time_match", "structural_match"]}}
+EXEC_ANSWER = _open(id=TEXT, ground_truth=LIST | {"items": TEXT}, execution_result_type=MATCHES)
+
+
+def read_questions(folder: str | Path, category: str) -> list[Question]:
+    """The questions of one category, in the order of the file. Raises UserError: file, line, field.
+
+    folder: laid out as published, BFCL_v4_<category>.json beside possible_answer/, the executable sets in
+    unused_datasets/question/ and unused_datasets/possible_answer/; or "bfcl-eval", the installed package's.
+    """
+    if category not in CATEGORIES:
+        raise UserError(f"category {category!r}: unknown, wanted one of {', '.join(CATEGORIES)}")
+    path = _find(_package_data() if str(folder) == PACKAGE else Path(folder), category)
+    rows = _rows(path, QUESTION)
+    questions = [_question(row, where, category) for where, row in rows]
+    if category in (*NON_LIVE, *LIVE, *EXEC):
+        _add_answers(questions, path, path if "ground_truth" in rows[0][1] else _answers_of(path))
+    return questions
+
+
+def _package_data() -> Path:
+    """The data folder of the installed package, which is not imported: that would load every API client."""
+    found = importlib.util.find_spec("bfcl_eval")
+    if not found or not found.submodule_search_locations:
+        raise UserError(f"{PACKAGE} is not installed; pip install --no-deps {PACKAGE}, or name a folder")
+    return Path(found.submodule_search_locations[0]) / "data"
+
+
+def _find(folder: Path, category: str) -> Path:
+    names = [f"{v}_{name}.json" for v in VERSIONS for name in (category, OLD_NAMES.get(category)) if name]
+    for path in (place / name for name in names for place in (folder, folder / UNUSED / "question")):
+        if path.is_file():
+            return path
+    raise UserError(f"{folder}: holds no {names[0]}; wanted the folder of the published data files")
+
+
+def _answers_of(path: Path) -> Path:
+    folder = path.parent.parent if path.parent.name == "question" else path.parent
+    return folder / "possible_answer" / path.name
+
+
+def _rows(path: Path, shape: dict) -> list[tuple[str, dict]]:
+    """The lines of a file as objects of that shape, each with its `file:line`."""
+    rows = []
+    for number, line in numbered_lines(path):
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+            calling.check_value(row, shape, "line")
+            calling.check_plain(row)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: {error}; wanted one JSON object a line, as published") from None
+        rows.append((where, row))
+    return rows
+
+
+def _question(row: dict, where: str, category: str) -> Question:
+    if len(row["question"]) != 1:
+        raise UserError(f"{where}: question: got {len(row['question'])} turns, wanted one")
+    functions = {}
+    for function in row["function"]:
+        functions.setdefault(function["name"], function)  # of two with one name the grader takes the first
+    tools = [tool_of(function, language_of(category)) for function in functions.values()]
+    try:
+        calling.check_tools(tools, "function")
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    return Question(row["id"], category, row["question"][0], tools, [*functions.values()], None)
+
+
+def _add_answers(questions: list[Question], path: Path, answers: Path) -> None:
+    """Give each question the answer of its line: the order of lines is what binds the two files."""
+    executable = questions[0].category in EXEC
+    rows = _rows(answers, EXEC_ANSWER if executable else AST_ANSWER)
+    if len(rows) != len(questions):
+        raise UserError(
+            f"{answers}: got {len(rows)} answers, wanted one per line of {path}: {len(questions)}"
+        )
+    ids = {question.id for question in questions}
+    for question, (where, row) in zip(questions, rows, strict=True):
+        if row["id"] != question.id and row["id"] in ids:  # some ids are merely spelled in another way
+            raise UserError(f"{where}: id: got {row['id']!r}, wanted {question.id!r}, as in {path}")
+        try:
+            question.answer = _exec_answer(row) if executable else _ast_answer(row)
+        except ValueError as error:
+            raise UserError(f"{where}: ground_truth: {error}") from None
+
+
+def _ast_answer(row: dict) -> list[dict]:
+    if not row["ground_truth"] or any(len(expected) != 1 for expected in row["ground_truth"]):
+        raise ValueError("got a call with no name or two, wanted {name: {parameter: [values]}} per call")
+    return row["ground_truth"]
+
+
+def _exec_answer(row: dict) -> list[dict]:
+    texts, matches = row["ground_truth"], row["execution_result_type"]
+    if not texts or len(matches) < len(texts):  # one published line has a type too many
+        raise ValueError(f"got {len(texts)} calls and {len(matches)} result types, wanted one for each")
+    for text in texts:
+        parse_call(text)
+    return [{"call": text, "match": match} for text, match in zip(texts, matches, strict=False)]
+
+
+# ---- questions for the agent ----
+
+LANGUAGES = {"java": "Java", "javascript": "JavaScript"}
+STANDARD = {"dict": "object", "float": "number", "tuple": "array"}  # `any` becomes no type at all
+
+
+def language_of(category: str) -> str:
+    return category.removeprefix("simple_") if category in ("simple_java", "simple_javascript") else "python"
+
+
+def tool_of(function: dict, language: str) -> dict:
+    """A published function as an OpenAI-style schema; Java and JavaScript values are texts of source code."""
+    parameters = standard(function["parameters"])
+    if language != "python":
+        published = function["parameters"].get("properties", {}).items()
+        parameters["properties"] = {name: source_parameter(schema, language) for name, schema in published}
+    name, description = function["name"], function.get("description", "")
+    return {"name": name, "description": description, "parameters": parameters}
+
+
+def standard(schema: dict) -> dict:
+    """A schema in the words of JSON Schema; `optional` is dropped, as `required` says it."""
+    out = {}
+    for key, value in schema.items():
+        if key == "type":
+            out |= {} if value == "any" else {key: STANDARD.get(str(value), value)}
+        elif key == "properties":
+            out[key] = {name: standard(inner) for name, inner in value.items()}
+        elif key in ("items", "additionalProperties") and isinstance(value, dict):
+            out[key] = standard(value)
+        elif key != "optional":
+            out[key] = value
+    return out
+
+
+def source_parameter(schema: dict, language: str) -> dict:
+    note = f"{LANGUAGES[language]} source text of type {source_type(schema)}"
+    note += ", without quotes" if schema.get("type") == "String" else ""
+    return {"type": "string", "description": f"{schema.get('description', '')} ({note})".strip()}
+
+
+def source_type(schema: dict) -> str:
+    kind = schema.get("type", "any")
+    if "items" in schema:
+        return f"{kind} of {source_type(schema['items'])}"
+    if "properties" in schema:
+        return f"{kind} with {', '.join(f'{n}: {source_type(s)}' for n, s in schema['properties'].items())}"
+    return kind

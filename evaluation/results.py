@@ -1,0 +1,106 @@
+"""The result file of evaluate.py: its header, its lines in order, going on with one that was cut short."""
+
+import hashlib
+import json
+import os
+import platform
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tokenizers
+import torch
+from tqdm import tqdm
+
+from cli import UserError
+from engine.adapter import CONFIG, WEIGHTS
+from formats.checkpoint import checkpoint_folder, tensor_files
+from model import Transformer
+
+SETTINGS = ("categories", "limit", "max_turns", "max_new_tokens", "temperature", "top_p", "seed")
+SETTINGS += ("unsafe_python",)
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("*.py", "formats/*.py", "engine/*.py", "tools/*.py", "evaluation/*.py")  # decides the results, too
+
+
+def header_of(args: Namespace, questions: list, model: Transformer) -> dict:
+    """All that decides the results of a run."""
+    base, adapter, weight = checkpoint_folder(args.model), Path(args.adapter), model.model.norm.weight
+    name = Path(args.model).resolve().name if os.path.isdir(args.model) else args.model.rpartition("/")[2]
+    header = {"suite": args.suite, "model": name}
+    header |= {name: getattr(args, name) for name in SETTINGS if hasattr(args, name)}
+    header |= {"dtype": str(weight.dtype).removeprefix("torch."), "device": weight.device.type}
+    header |= {"python": platform.python_version(), "torch": torch.__version__}
+    header |= {"tokenizers": tokenizers.__version__, "questions": len(questions)}
+    header["data"] = hashlib.sha256(json.dumps(questions, default=vars).encode()).hexdigest()[:16]
+    files = sorted({"config.json", "tokenizer.json", *tensor_files(base).values()})
+    header["base"] = digest(base / file for file in files)
+    header["adapter"] = digest([adapter / CONFIG, adapter / WEIGHTS]) if args.adapter else "none"
+    return header | {"code": digest(path for pattern in CODE for path in sorted(ROOT.glob(pattern)))}
+
+
+def digest(paths: Iterable[Path]) -> str:
+    whole = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            whole.update(f"{path.name} {os.fstat(file.fileno()).st_size}\n".encode())
+            while block := file.read(1 << 24):
+                whole.update(block)
+    return whole.hexdigest()[:16]
+
+
+def encoded(value: dict) -> bytes:
+    """A line of the file. Half characters, which UTF-8 cannot hold, stay escapes of JSON."""
+    return (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def read_results(path: Path, content: bytes, suites: Iterable[str]) -> tuple[dict, list[dict]]:
+    """Header and lines in what a result file holds, a half-written last line left out. Raises UserError.
+
+    suites: names of those that there are.
+    """
+    try:
+        header, *lines = map(json.loads, content.split(b"\n")[:-1])
+        if header["header"]["suite"] in suites:
+            return header["header"], lines
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path}: no result file of evaluate.py, or damaged; name another, or remove it")
+
+
+def resume(path: Path, header: dict, suites: Iterable[str]) -> int:
+    """Make a file ready to take a line more; return how many it has. Raises UserError if of another run."""
+    first = encoded({"header": header})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = path.read_bytes() if path.exists() else b""
+    if first.startswith(content):  # nothing, or killed before the header was whole
+        path.write_bytes(first)
+        return 0
+    before, lines = read_results(path, content, suites)
+    for name, value in json.loads(first)["header"].items():
+        if before.get(name) != value:
+            got = f"{path}: {name}: got {value!r:.80}, the file was made with {before.get(name)!r:.80}"
+            raise UserError(f"{got}; go on with that, or choose another --output")
+    os.truncate(path, content.rfind(b"\n") + 1)
+    return len(lines)
+
+
+def in_order(numbered: Iterator[tuple[int, dict]], bar: tqdm) -> Iterator[dict]:
+    """What comes with the numbers 0, 1, 2, ... in any order, in that order."""
+    waiting, following = {}, 0
+    for i, line in numbered:
+        bar.update()
+        waiting[i] = line
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
+@contextmanager
+def told(path: Path, mend: str) -> Iterator[None]:
+    """Makes a UserError of what the system says about a file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {mend}") from None

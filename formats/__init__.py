@@ -1,0 +1,1 @@
+"""What others write: checkpoints, chat frames, function calls."""

@@ -1,0 +1,1 @@
+"""One file per data set: rows of its own form become records."""

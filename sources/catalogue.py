@@ -1,0 +1,79 @@
+"""The data sets of the paper's section 3.3: how their files are read and what their rows become.
+
+    SOURCES["apigen"].read(path)     -> rows, one by one, in the memory of one row
+    SOURCES["apigen"].convert(row)   -> records that data.check_record has passed; raises Refused
+
+Here are APIGen, ToolACE and glaive; toolbench.py and maths.py hold the others, rows.py what all share. A
+record's `source` says which of its parts the row did not have ("missing", as paths into the record: texts
+that stand there as "" and are to be completed), what was left behind ("dropped", counted) and which
+observations report a fault ("errors").
+
+A row with several user turns becomes one record with all of them, not several with the earlier turns as
+history: each role's turn is then trained once, and completing and judging go step by step anyway.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import data
+from cli import UserError
+from sources import maths, toolbench
+from sources.apigen import apigen
+from sources.glaive import glaive
+from sources.rows import Refused as Refused
+from sources.rows import read_rows
+from sources.toolace import toolace
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set's form. keys: what its rows have, one set of them at least; rule: row -> record."""
+
+    name: str
+    keys: tuple[set[str], ...]
+    rule: Callable[[dict], dict]
+    reader: Callable[[Path], Iterator[Any]] = read_rows
+
+    def read(self, path: Path) -> Iterator[Any]:
+        """Yield the rows of a file. Raises UserError for one that cannot be read or is of another form."""
+        rows = self.reader(path)
+        head = list(islice(rows, 20))
+        if head and not any(
+            isinstance(row, dict) and keys <= row.keys() for row in head for keys in self.keys
+        ):
+            got = ", ".join(head[0]) if isinstance(head[0], dict) else type(head[0]).__name__
+            wanted = " or ".join(", ".join(sorted(keys)) for keys in self.keys)
+            raise UserError(
+                f"{path}: rows have {got:.60}, those of {self.name} have {wanted}; check --source"
+            )
+        yield from chain(head, rows)
+
+    def convert(self, row: Any) -> list[dict]:
+        """The row's records, each checked. Raises Refused."""
+        if not isinstance(row, dict):
+            raise Refused("not the source's shape", type(row).__name__)
+        record = self.rule(row)
+        record["source"] = {"dataset": self.name, **record["source"]}
+        try:
+            data.check_record(record, "record")
+        except UserError as fault:
+            raise Refused("not a valid record", str(fault)) from None
+        return [record]
+
+
+# ---- the table ----
+
+FORMS = [
+    Source("toolbench-trees", ({"answer_generation"},), toolbench.tree, toolbench.read_trees),
+    Source("toolbench-conversations", ({"id", "conversations"},), toolbench.conversation),
+    Source("toolbench-messages", ({"tools", "instruction", "chains"},), toolbench.messages),
+    Source("apigen", ({"query", "answers", "tools"},), apigen),
+    Source("toolace", ({"system", "conversations"},), toolace),
+    Source("glaive", ({"system", "chat"},), glaive),
+    Source("mathcoder", ({"messages"}, {"record"}), maths.mathcoder),
+    Source("tora", ({"messages"},), maths.tora),
+]
+SOURCES = {source.name: source for source in FORMS}

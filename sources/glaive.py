@@ -1,0 +1,88 @@
+"""The rows of glaive-function-calling-v2 -> records."""
+
+import re
+from collections import Counter
+from typing import Any
+
+from formats.calls import JSON
+from sources.record import dialogue, record_of, said, tool_of, unlike
+from sources.rows import GAP, ROW, embedded, field
+from sources.rows import Refused as Refused
+from sources.schemas import parameters_of
+
+# ---- glaive-function-calling-v2 ----
+# {"system": "SYSTEM: ... functions. Use them if required -\n" and one JSON object for each function, "chat":
+#  text}. The chat's turns begin with USER:, ASSISTANT: or FUNCTION RESPONSE: and stand three newlines apart;
+# the assistant's end with <|endoftext|>. A call is
+#   <functioncall> {"name": "f", "arguments": '{"a": "let's"}'}
+# with JSON in single quotes, of which the last before the brace closes, or with a bare object. \' in there is
+# no JSON and can only mean an apostrophe, so it is read as one. Words before a call, said to the user, are
+# dropped. A turn marker inside a turn is damage (once "AI:" was replaced everywhere): refused. So is every
+# other form of a call; rows without functions have nothing to call.
+
+TURN = re.compile(r"(?:\A\s*|\n\n\n)(USER|ASSISTANT|FUNCTION RESPONSE):")
+END, CALL = "<|endoftext|>", "<functioncall>"
+OTHER_CALL = re.compile(r"\bto= ?[\w.-]+: ?\{")
+WRITTEN = re.compile(
+    r"""\s*\{\s*"name":\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments":\s*(?:'(.*)'|(\{.*\}))\s*\}\s*""", re.DOTALL
+)
+ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+
+
+def glaive(row: dict) -> dict:
+    dropped = Counter()
+    tools = unlike(glaive_tools(field(row, "system", str), dropped), dropped)
+    before, *pieces = TURN.split(field(row, "chat", str))
+    if before.strip() or not pieces:
+        raise Refused("chat without turn markers", before)
+    parts: list[tuple[str, Any]] = []
+    for role, text in zip(pieces[::2], pieces[1::2], strict=True):
+        if role == "USER":
+            parts.append(("user", text))
+        elif role == "FUNCTION RESPONSE":
+            parts.append(("result", said(text)))
+        elif not text.rstrip().endswith(END):
+            raise Refused("answer without its end mark", text)
+        else:
+            text = text.rstrip().removesuffix(END)
+            prose, call, written = text.partition(CALL)
+            if call:
+                dropped["words before a call"] += bool(prose.strip())
+            elif OTHER_CALL.search(text):
+                raise Refused("call in another form", text)
+            parts.append(("call", [glaive_call(written)]) if call else ("answer", text))
+    turns, missing = dialogue(parts, dropped)
+    return record_of("bfcl", tools, turns, missing, dropped)
+
+
+def glaive_tools(system: str, dropped: Counter) -> list[dict]:
+    """The functions, JSON objects one behind the other from the first brace on."""
+    at, tools = system.find("{"), []
+    if at < 0:
+        raise Refused("no tools in the system text")
+    while at < len(system):
+        try:
+            tool, at = ROW.raw_decode(system, at)
+        except (ValueError, RecursionError) as fault:
+            raise Refused("tools that cannot be read", str(fault)) from None
+        name = field(tool, "name", str)
+        parameters = parameters_of(tool.get("parameters") or {}, dropped, tool.get("required"))
+        tools.append(tool_of(name, tool.get("description"), parameters))
+        at = GAP.match(system, at).end()
+    return tools
+
+
+def glaive_call(text: str) -> dict:
+    found = WRITTEN.fullmatch(text)
+    if not found:
+        raise Refused("call in another form", text)
+    name, quoted, bare = found.groups()
+    arguments = bare if quoted is None else quoted
+    try:
+        value = JSON.decode(arguments)
+    except (ValueError, RecursionError):
+        arguments = ESCAPE.sub(lambda escape: "'" if escape[1] == "'" else escape[0], arguments)
+        value = embedded(arguments, dict, "arguments")
+    if not isinstance(value, dict):
+        raise Refused("arguments that are no JSON object", arguments)
+    return {"name": JSON.decode(name), "arguments": value}

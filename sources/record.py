@@ -1,0 +1,193 @@
+"""How records are built from the parts of a row, the same for all data sets."""
+
+import re
+from collections import Counter
+from typing import Any
+
+from formats.calls import JSON
+from sources.rows import Refused
+
+# ---- observations that report a fault ----
+
+RAISED = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception|Failed|Interrupt|Exit))(?::|\s*$)", re.MULTILINE)
+REPORTED = re.compile(r'\s*(?:error\b|\{\s*"error":\s*"[^"])', re.IGNORECASE)  # the latter: JSON cut short
+HINT = re.compile("error|exception|failed|interrupt|exit", re.IGNORECASE)  # without it there is none
+
+
+def is_error(observation: str) -> bool:
+    """Does an observation report a failure: by a key `error`, its first word or an exception?"""
+    if not HINT.search(observation):
+        return False
+    try:
+        return _has_error(JSON.decode(observation))
+    except (ValueError, RecursionError):
+        return bool(REPORTED.match(observation) or raised(observation))
+
+
+def _has_error(value: object) -> bool:
+    """Look into the result of a call, or each of a list of results."""
+    if isinstance(value, list):
+        return any(map(_has_error, value))
+    if isinstance(value, dict):
+        return bool(value.get("error")) or any(_has_error(value.get(key)) for key in ("results", "response"))
+    return isinstance(value, str) and bool(REPORTED.match(value))
+
+
+def raised(text: str) -> str | None:
+    """The exception that a traceback, or the last line of a text, ends in."""
+    found = RAISED.findall(text if "Traceback" in text else text.strip().rpartition("\n")[2])
+    return found[-1] if found else None
+
+
+# ---- tools, texts, records ----
+
+
+def tool_of(name: Any, description: Any, parameters: dict) -> dict:
+    about = {"description": description} if isinstance(description, str) and description else {}
+    return {"name": name, **about, "parameters": parameters}
+
+
+def unlike(tools: list[dict], dropped: Counter) -> list[dict]:
+    """The tools without repetitions; two that share a name only are refused."""
+    seen: dict[Any, dict] = {}
+    for tool in tools:
+        if seen.setdefault(tool["name"], tool) != tool:
+            raise Refused("two tools of one name", repr(tool["name"]))
+    dropped["tools listed twice"] += len(tools) - len(seen)
+    return [*seen.values()]
+
+
+def outside(name: str, tools: list[dict]) -> Refused:
+    """A call of no listed tool: nearly one (hyphens, case, cut names, glued-on brackets), or none at all."""
+
+    def bare(text: str) -> str:
+        return re.sub(r"[\W_]", "", text.split("(")[0]).lower()
+
+    names = [bare(tool["name"]) for tool in tools]
+    near = bare(name) and any(known.endswith(bare(name)) or known in bare(name) for known in names)
+    return Refused(
+        "call outside the tool list, nearly inside" if near else "call outside the tool list", name
+    )
+
+
+LEFTOVERS = re.compile(
+    r"<functioncall>|<\|endoftext\|>|\[unused1[12]\]|\bNext: (?:executor|summarizer)\b"
+    r"|^(?:USER|ASSISTANT|FUNCTION RESPONSE|SYSTEM):",
+    re.MULTILINE,
+)
+
+
+# One of these stands in each of them, and looking for words is a hundred times as fast.
+HINTS = (
+    "<functioncall>",
+    "<|endoftext|>",
+    "[unused1",
+    "Next: ",
+    "USER:",
+    "ASSISTANT:",
+    "RESPONSE:",
+    "SYSTEM:",
+)
+
+
+def said(text: str) -> str:
+    """The text without white space around it, refused where it holds a source's marks or our own."""
+    if [hint for hint in HINTS if hint in text] and (found := LEFTOVERS.search(text)):
+        raise Refused("markup left in a text", found[0])
+    return text.strip()
+
+
+def record_of(
+    domain: str, tools: list[dict], turns: list[dict], missing: list[str], dropped: Counter
+) -> dict:
+    """A record whose source names what the row lacked, what was left behind, which observations are faults.
+
+    Source.convert adds the data set and the row's id. Raises Refused for a call outside the tool list that
+    has a result; one that has none is left to verify.py, where another call does not make a result untrue.
+    """
+    names = {tool["name"] for tool in tools}
+    for i, turn in enumerate(turns):
+        unknown = [call["name"] for call in turn.get("calls", ()) if call["name"] not in names]
+        followed = unknown and turns[i : end_of_query(turns, i)]
+        if followed and any(turn["role"] == "observation" for turn in followed):
+            raise outside(unknown[0], tools)
+    seen = [(i, turn["content"]) for i, turn in enumerate(turns) if turn["role"] == "observation"]
+    errors = [i for i, text in seen if is_error(text)]
+    source = {"missing": missing, "dropped": {what: count for what, count in dropped.items() if count}}
+    source |= {"errors": [f"trajectory.{i}" for i in errors]} if errors else {}
+    return {**({"tools": tools} if tools else {}), "domain": domain, "trajectory": turns, "source": source}
+
+
+def reason(turns: list[dict], missing: list[str], thought: str, following: str) -> None:
+    """Append a reasoner turn; one without words is missing."""
+    if not thought:
+        missing.append(f"trajectory.{len(turns)}.content")
+    turns.append({"role": "reasoner", "content": thought, "next": following})
+
+
+def summarize(turns: list[dict], missing: list[str], answer: str) -> None:
+    if not answer:
+        missing.append(f"trajectory.{len(turns)}.content")
+    turns.append({"role": "summarizer", "content": answer})
+
+
+def end_of_query(turns: list[dict], i: int) -> int:
+    """The number of the next user turn behind turn i, or of the end."""
+    return next((j for j in range(i, len(turns)) if turns[j]["role"] == "user"), len(turns))
+
+
+# ---- dialogues: the parts of a row -> turns, for all three sources below ----
+
+SMALL_TALK = re.compile(r"(?:You're|You are)(?: very| most)? welcome\b", re.IGNORECASE)
+AFTER = {"user": ("", "call", "result", "answer"), "call": ("user", "result"), "result": ("call",)}
+AFTER["answer"] = ("user", "result")
+OUT_OF_ORDER = {"user": "two queries in a row", "result": "result of no call"}
+
+
+def dialogue(parts: list[tuple[str, Any]], dropped: Counter) -> tuple[list[dict], list[str]]:
+    """("user", text), ("call", calls), ("result", text) and ("answer", text) in turn -> turns, missing paths.
+
+    No source has thoughts: every reasoner turn is missing. A round whose calls got no result, or whose result
+    no answer, ends with a reasoner and a summarizer turn that are missing too. At the end a query without an
+    answer and rounds of mere thanks ("You're welcome!" sums up nothing) are dropped. Raises Refused.
+    """
+    while parts:
+        answered = len(parts) > 1 and parts[-2][0] == "user"
+        if parts[-1][0] == "user":
+            parts, what = parts[:-1], "query without an answer"
+        elif answered and parts[-1][0] == "answer" and SMALL_TALK.match(parts[-1][1].strip()):
+            parts, what = parts[:-2], "small talk at the end"
+        else:
+            break
+        dropped[what] += 1
+    if not parts:
+        raise Refused("no answer")
+    turns: list[dict] = []
+    missing: list[str] = []
+    last = ""
+    for kind, value in [*parts, ("user", None)]:
+        if last not in AFTER[kind]:
+            raise Refused(OUT_OF_ORDER.get(kind, "two answers in a row") if last else "no query", kind)
+        if kind == "user" and last in ("call", "result"):
+            reason(turns, missing, "", "summarizer")
+            summarize(turns, missing, "")
+        if kind == "user" and value is not None:
+            turns.append({"role": "user", "content": filled(value)})
+        elif kind == "call":
+            reason(turns, missing, "", "executor")
+            turns.append({"role": "executor", "calls": value})
+        elif kind == "result":
+            turns.append({"role": "observation", "content": value})
+        elif kind == "answer":
+            reason(turns, missing, "", "summarizer")
+            summarize(turns, missing, filled(value))
+        last = kind
+    return turns, missing
+
+
+def filled(text: str) -> str:
+    """The text as `said`, refused where it is empty."""
+    text = said(text)
+    if not text:
+        raise Refused("empty turn")
+    return text

@@ -1,0 +1,180 @@
+"""What the rules for all data sets share: rows as a stream, refusals, JSON inside text, schemas, records.
+
+sources.py (APIGen, ToolACE, glaive), toolbench.py and maths.py hold the rules. A rule takes what it can read
+without a guess and refuses the rest of the rows, each with a short reason that can be counted.
+"""
+
+import ast
+import codecs
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cli import UserError
+from formats.calls import JSON
+
+
+class Refused(Exception):
+    """Why one row becomes no record: a reason to count by, without data in it, and what this row had."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+def field(row: Any, key: str, kind: type) -> Any:
+    """row[key], refusing the row where it is absent or of another type."""
+    if not isinstance(row, dict) or not isinstance(row.get(key), kind):
+        got = type(row[key]).__name__ if isinstance(row, dict) and key in row else "nothing"
+        raise Refused("not the source's shape", f"{key}: got {got}, wanted {kind.__name__}")
+    return row[key]
+
+
+# ---- rows of a file ----
+
+BLOCK = 1 << 20  # bytes read at a time
+LONGEST = 1 << 26  # characters of a row; what goes on for longer is a torn file
+SPACE = re.compile(r"[ \t\r\n]*")
+# Faster than calls.JSON, for what holds no calls: of a key that stands twice the last counts, as elsewhere;
+# NaN and half characters are left for check_record to refuse.
+ROW = json.JSONDecoder(strict=False)
+
+
+class _Stream:
+    """The JSON values of a file one after another, in the memory of a block or of the longest value."""
+
+    def __init__(self, file):
+        self.file, self.decoder = file, codecs.getincrementaldecoder("utf-8-sig")()
+        self.text, self.at, self.bytes = "", 0, 0
+
+    def grow(self) -> bool:
+        """Put the next block behind what is left of the text; False at the end of the file."""
+        left = self.text[self.at :]
+        block = self.file.read(max(BLOCK, len(left)))
+        before = self.bytes - len(self.decoder.getstate()[0])
+        try:
+            self.text, self.at = left + self.decoder.decode(block, final=not block), 0
+        except UnicodeDecodeError as error:
+            raise ValueError(f"byte {before + error.start} is not UTF-8") from None
+        self.bytes += len(block)
+        return bool(block)
+
+    def peek(self) -> str:
+        """The next character that is no white space, "" at the end."""
+        while True:
+            self.at = SPACE.match(self.text, self.at).end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.grow():
+                return ""
+
+    def value(self) -> Any:
+        """The value at the position. Raises ValueError for what is none, however long the file goes on."""
+        while True:
+            try:
+                value, end = ROW.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as fault:
+                # Cut short by the end of the block? Then the fault is at that end, or an open string.
+                cut = fault.pos > len(self.text) - 16 or fault.msg.startswith("Unterminated")
+                if not cut or len(self.text) - self.at > LONGEST or not self.grow():
+                    raise ValueError(fault.msg) from None
+                continue
+            length = end - self.at
+            if end + 2 < len(self.text) or not self.grow():  # 12 may be the beginning of 123, or of 12e+3
+                self.at += length
+                return value
+
+
+def read_rows(path: Path) -> Iterator[Any]:
+    """Yield the values of a JSON array, of JSON Lines, or the one value of a file. Raises UserError.
+
+    Memory is that of a block or of the longest row, whatever the size of the file.
+    """
+    index = 0
+    try:
+        with open(path, "rb") as file:
+            stream = _Stream(file)
+            array = stream.peek() == "["
+            if stream.peek() not in ("[", "{"):
+                raise ValueError("got no [ or {" if stream.peek() else "the file is empty")
+            stream.at += array
+            while (mark := stream.peek()) != ("]" if array else ""):
+                if array and index:
+                    if mark != ",":
+                        raise ValueError(f"got {mark!r}, wanted , or ]" if mark else "the array has no end")
+                    stream.at += 1
+                    stream.peek()
+                yield stream.value()
+                index += 1
+            stream.at += array
+            if stream.peek():
+                raise ValueError(f"{stream.peek()!r} behind the array")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name the data set's file") from None
+    except (ValueError, RecursionError) as fault:
+        wanted = "wanted a JSON array or JSON Lines in UTF-8, whole and unpacked"
+        raise UserError(f"{path}: row {index} cannot be read ({fault}); {wanted}") from None
+
+
+# ---- JSON and Python literals inside a text ----
+
+
+def embedded(text: Any, kind: type, what: str, decoder: json.JSONDecoder = JSON) -> Any:
+    """The JSON list or object that a text holds, or that stands there as it is."""
+    if isinstance(text, str):
+        try:
+            text = decoder.decode(text)
+        except (ValueError, RecursionError) as fault:
+            raise Refused(f"{what} that cannot be read", str(fault)) from None
+    if not isinstance(text, kind):
+        raise Refused(f"{what} of another type", type(text).__name__)
+    return text
+
+
+DEEP = re.compile(r"(?:[-+~(\[{]\s*){99}")  # runs that could take the parser's whole stack
+NAMES = {"true": True, "false": False, "null": None}  # JSON's words between Python's quotes
+
+
+def literal(text: str) -> Any:
+    """A Python literal as the JSON value that it spells. Raises ValueError for anything else.
+
+    Tuples are lists; sets, bytes, names, calls, arithmetic and keys that stand twice are refused.
+    """
+    return _parsed(text, _plain)
+
+
+def _parsed(text: str, read: Callable[[ast.AST], Any]) -> Any:
+    """What `read` makes of the expression that the text is; any fault is a ValueError."""
+    if DEEP.search(text):
+        raise ValueError("nested too deeply")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unknown escapes such as \d
+            return read(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, RecursionError, MemoryError) as fault:
+        raise ValueError(f"no Python expression ({fault})") from None
+
+
+def _plain(node: ast.AST) -> Any:
+    if isinstance(node, ast.Constant) and type(node.value) in (str, int, float, bool, type(None)):
+        return node.value
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_plain(inner) for inner in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [_plain(key) if key else None for key in node.keys]
+        if not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
+            raise ValueError("keys that are not text, or stand twice")
+        return dict(zip(keys, map(_plain, node.values), strict=True))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _plain(node.operand)
+        if type(value) in (int, float):
+            return -value
+    if isinstance(node, ast.Name) and node.id in NAMES:
+        return NAMES[node.id]
+    raise ValueError(f"no plain value ({type(node).__name__})")
+
+
+GAP = re.compile(r"\s*")

@@ -1,0 +1,34 @@
+"""The stage convert: rows of a data set's own form become records, by rules alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cli
+from sources.catalogue import SOURCES
+from stages.process import Item, Results, Tally, process, table
+
+# ---- what each stage does with a row ----
+
+
+def convert(inputs: list[tuple[str, Path, str]], output: Path) -> Tally:
+    """Rows of (source, file, name for it) -> records. Raises UserError, also where no row becomes one."""
+
+    def items() -> Iterator[Item]:
+        for name, path, file in inputs:
+            for index, row in enumerate(SOURCES[name].read(path)):
+                where = {"dataset": name, "file": file, "index": index}
+                yield where, (where, row)
+
+    def step(row: tuple[dict, Any]) -> Results:
+        where, raw = row
+        records = SOURCES[where["dataset"]].convert(raw)
+        return [("out", record | {"source": record["source"] | where}) for record in records]
+
+    def check(tally: Tally) -> None:
+        if not tally.total("rows out"):
+            print(table([tally]), end="")
+            fault = "no row can be converted, nothing written; check the name of the source"
+            raise cli.UserError(f"{inputs[0][1]}: {fault}")
+
+    return process("convert", items(), step, output, check=check)

@@ -1,0 +1,45 @@
+"""What the stages change in a record, and how its source says so."""
+
+import re
+
+from sources.record import end_of_query
+
+# ---- complete ----
+
+PATH = re.compile(r"trajectory\.([0-9]{1,6})\.content")
+
+
+def source_of(record: dict) -> dict:
+    """Where the record is from, as an object."""
+    source = record.get("source", {})
+    return source if isinstance(source, dict) else {"dataset": source}
+
+
+def marked(record: dict, key: str, paths: list[str]) -> dict:
+    """The record with these paths under a key of its source; as it is if there are none."""
+    if not paths:
+        return record
+    source = source_of(record)
+    return record | {"source": source | {key: list(dict.fromkeys([*source.get(key, []), *paths]))}}
+
+
+def replaced(record: dict, i: int, calls: list[dict]) -> dict:
+    """The record with other calls in step i, and with the completed texts emptied that the old ones shaped.
+
+    These are the thought before and all up to the next query. They are missing again, for `complete`, and
+    their scores, which were given to the old ones, are dropped; source.rewritten lists them.
+    """
+    turns, source = list(record["trajectory"]), source_of(record)
+    turns[i], end = {"role": "executor", "calls": calls}, end_of_query(turns, i)
+    stale = {path: int(PATH.fullmatch(path)[1]) for path in source.get("completed", [])}
+    stale = {path: j for path, j in stale.items() if i - 1 <= j < end}
+    for j in stale.values():
+        turns[j] = turns[j] | {"content": ""}
+    if not stale:
+        return record | {"trajectory": turns}
+    source = source | {"missing": [*source.get("missing", []), *stale]}
+    source["completed"] = [path for path in source["completed"] if path not in stale]
+    if scores := source.get("scores"):
+        steps = {path: score for path, score in scores["steps"].items() if path not in stale}
+        source["scores"] = scores | {"steps": steps}
+    return marked(record | {"trajectory": turns, "source": source}, "rewritten", [*stale])

@@ -1,0 +1,1 @@
+"""The world outside the model: mock functions, the sandbox, chat endpoints."""
