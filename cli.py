@@ -1,15 +1,18 @@
-"""What the commands share: refusals in one line with exit code 2, and files written whole or not at all.
+"""What the commands share: refusals in one line with exit code 2, files read and written whole, tables.
 
 No method of the paper lives here; model.py says which checkpoints load, mor.py holds the equations.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+
+DECODER = json.JSONDecoder()
 
 
 class UserError(ValueError):
@@ -87,3 +90,42 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         with contextlib.suppress(OSError):  # nothing was made, in a folder that is none
             temporary.unlink(missing_ok=True)
+
+
+def cut(text: str, limit: int) -> str:
+    """`text`, or its first and last half of `limit` characters and how many are left out between."""
+    half, more = limit // 2, len(text) - limit
+    return text if more <= 0 else f"{text[:half]}...[{more} characters left out]...{text[half + more :]}"
+
+
+def read_object(path: Path, wanted: str) -> dict:
+    """The JSON object that a file holds. Raises UserError; `wanted` says what a user should have given."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted {wanted}") from None
+    return parse_object(data, str(path), wanted)
+
+
+def parse_object(data: bytes, where: str, wanted: str, decoder: json.JSONDecoder = DECODER) -> dict:
+    """The JSON object that the bytes of a file, or of a line, are. Raises UserError, beginning with `where`."""
+    try:
+        value = decoder.decode(data.decode("utf-8-sig"))  # -sig: Windows editors put a mark first
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: byte {error.start} is not UTF-8; wanted {wanted}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error}); wanted {wanted}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: got {value!r:.60}; wanted {wanted}")
+    return value
+
+
+def layout(rows: list[list[str]]) -> str:
+    """A table as text: cells in columns two spaces apart, the first column on the left, the others right."""
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=False)]
+        cells[0] = row[0].ljust(widths[0])
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
