@@ -108,7 +108,7 @@ def read_object(path: Path, wanted: str) -> dict:
 
 
 def parse_object(data: bytes, where: str, wanted: str, decoder: json.JSONDecoder = DECODER) -> dict:
-    """The JSON object that the bytes of a file, or of a line, are. Raises UserError, beginning with `where`."""
+    """The JSON object that the bytes of a file or a line are. Raises UserError, which begins with `where`."""
     try:
         value = decoder.decode(data.decode("utf-8-sig"))  # -sig: Windows editors put a mark first
     except UnicodeDecodeError as error:
