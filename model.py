@@ -13,8 +13,8 @@ Shapes: T tokens of all documents, H query heads, G key/value heads, D channels 
 There is no batch axis and no padding: documents lie one after another on the token axis, positions restart
 with each, and attention stays inside each.
 
-Role order: when `role_ids` is given, tokens are sorted by role once, so that every linear sees one contiguous
-group of rows per role and `role_sizes` tells how many. Only attention goes back to sequence order.
+Role order: when `role_ids` is given, tokens are sorted by role once (mor.sort_by_role), so that every linear
+sees one contiguous group of rows per role and is told how many. Only attention goes back to sequence order.
 """
 
 import math
@@ -22,7 +22,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +30,13 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
 from formats.checkpoint import ModelConfig, checkpoint_folder, read_tensors, tensor_files
+from mor import RoleRows, sort_by_role
 
 
 class Linear(nn.Linear):
-    """A linear layer that is told the role groups of its rows and does not need them; mor.MoRLinear does."""
+    """A linear layer that is told the roles of its rows and does not need them; mor.MoRLinear does."""
 
-    def forward(self, x: Tensor, role_sizes: list[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, roles: RoleRows | None = None) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
 
@@ -170,9 +170,7 @@ class Layout:
     cos: Tensor  # [T, d] in sequence order, and so is sin
     sin: Tensor
     caches: list[KVCache] | None  # one for each document
-    role_sizes: Any  # told to the linears: how many rows of role 0, 1, 2, in this order; see role_order
-    order: Tensor | None  # [T] which token stands in each row; None where rows are in sequence order
-    inverse: Tensor | None  # [T] in which row each token stands
+    roles: RoleRows | None  # how the rows are grouped by role; told to every linear
     masks: dict = field(default_factory=dict)  # made by the first layer that wants them
 
     def mask(self, n: int, s: int, window: int | None, like: Tensor) -> Tensor | None:
@@ -180,21 +178,6 @@ class Layout:
         if (n, s, window) not in self.masks:
             self.masks[n, s, window] = causal_mask(n, s, window, like)
         return self.masks[n, s, window]
-
-
-def role_order(role_ids: Tensor | None, total: int) -> tuple[list[int] | None, Tensor | None, Tensor | None]:
-    """role_sizes, order and inverse of a `Layout`; tokens of a single role stay where they are.
-
-    A model made for inference has one of its own in this place.
-    """
-    if role_ids is None:
-        return None, None, None
-    assert role_ids.shape == (total,), f"role_ids has shape {list(role_ids.shape)}, wanted [{total}]"
-    sizes = torch.bincount(role_ids, minlength=3).tolist()
-    if max(sizes) == total:
-        return sizes, None, None
-    order = torch.argsort(role_ids, stable=True)
-    return sizes, order, torch.argsort(order)
 
 
 class Permute(torch.autograd.Function):
@@ -209,6 +192,20 @@ class Permute(torch.autograd.Function):
     def backward(ctx, d_x: Tensor) -> tuple[Tensor, None, None]:
         (inverse,) = ctx.saved_tensors
         return d_x[inverse], None, None
+
+
+def in_sequence(x: Tensor, roles: RoleRows | None) -> Tensor:
+    """Rows grouped by role -> rows in sequence order."""
+    if roles is None or roles.order is None:
+        return x
+    return Permute.apply(x, roles.inverse, roles.order)
+
+
+def by_role(x: Tensor, roles: RoleRows | None) -> Tensor:
+    """Rows in sequence order -> rows grouped by role."""
+    if roles is None or roles.order is None:
+        return x
+    return Permute.apply(x, roles.order, roles.inverse)
 
 
 class Attention(nn.Module):
@@ -227,39 +224,53 @@ class Attention(nn.Module):
         self.o_proj = Linear(width, hidden, bias=config.o_bias)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        if hasattr(self, "qkv_proj"):
-            parts = self.qkv_proj(x, layout.role_sizes).split(self.widths, dim=-1)
-        else:
-            parts = [proj(x, layout.role_sizes) for proj in (self.q_proj, self.k_proj, self.v_proj)]
-        if layout.order is not None:
-            parts = [Permute.apply(part, layout.inverse, layout.order) for part in parts]
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
+        """x [T, hidden] -> [T, hidden], rows as `layout.roles` orders them."""
+        q, k, v = (in_sequence(part, layout.roles) for part in self.project(x, layout.roles))
         q, k = rotate(q, layout.cos, layout.sin), rotate(k, layout.cos, layout.sin)
-        out = self.documents(q, k, v, layout).flatten(1)
-        if layout.order is not None:
-            out = Permute.apply(out, layout.order, layout.inverse)
-        return self.o_proj(out, layout.role_sizes)
-
-    def documents(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        """Attention inside each document. q, k, v [T, heads, D] in sequence order -> [T, H, D]."""
-        if layout.caches is None and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
-            return attend_packed(q, k, v, layout.lengths, self.window)  # flash attention takes no other dtype
-        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, heads, T, D]
-        if layout.caches is not None:  # earlier tokens of each document join its k and v
-            new = torch.stack((k, v)).split(layout.lengths, dim=3)
-            parts = zip(layout.caches, new, strict=True)
-            parts = [cache.append(self.layer, k_v).unbind() for cache, k_v in parts]
-        elif len(set(layout.lengths)) == 1:  # one call for all
-            q, k, v = (x[0].unflatten(1, (len(layout.lengths), -1)).transpose(0, 1) for x in (q, k, v))
-            mask = layout.mask(q.shape[2], q.shape[2], self.window, q)
-            return attend(q, k, v, mask).transpose(1, 2).flatten(0, 1)
+        if layout.caches is not None:
+            out = self.attend_cached(q, k, v, layout)
+        elif q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):  # flash attention takes no other dtype
+            out = attend_packed(q, k, v, layout.lengths, self.window)
+        elif len(set(layout.lengths)) == 1:
+            out = self.attend_equal(q, k, v, layout)
         else:
-            parts = zip(k.split(layout.lengths, dim=2), v.split(layout.lengths, dim=2), strict=True)
+            out = self.attend_each(q, k, v, layout)
+        return self.o_proj(by_role(out.flatten(1), layout.roles), layout.roles)
+
+    def project(self, x: Tensor, roles: RoleRows | None) -> list[Tensor]:
+        """q [T, H, D], k and v [T, G, D], rows as in x."""
+        if hasattr(self, "qkv_proj"):
+            parts = self.qkv_proj(x, roles).split(self.widths, dim=-1)
+        else:
+            parts = [self.q_proj(x, roles), self.k_proj(x, roles), self.v_proj(x, roles)]
+        return [part.unflatten(-1, (-1, self.head_dim)) for part in parts]
+
+    def attend_cached(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """New tokens of each document, [T, heads, D], look at its cache, which they join -> [T, H, D]."""
+        new = torch.stack((k, v)).transpose(1, 2)[:, None]  # [2, 1, G, T, D]
+        queries = q.transpose(0, 1)[None].split(layout.lengths, dim=2)
         outs = []
-        for q_i, (k_i, v_i) in zip(q.split(layout.lengths, dim=2), parts, strict=True):
-            mask = layout.mask(q_i.shape[2], k_i.shape[2], self.window, q)
-            outs.append(attend(q_i, k_i, v_i, mask))
+        for i, new_i in enumerate(new.split(layout.lengths, dim=3)):
+            keys, values = layout.caches[i].append(self.layer, new_i).unbind()
+            mask = layout.mask(queries[i].shape[2], keys.shape[2], self.window, q)
+            outs.append(attend(queries[i], keys, values, mask))
         return torch.cat(outs, dim=2)[0].transpose(0, 1)
+
+    def attend_equal(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Documents of one length, [T, heads, D], in one call -> [T, H, D]."""
+        n = layout.lengths[0]
+        q, k, v = (part.unflatten(0, (-1, n)).transpose(1, 2) for part in (q, k, v))  # [B, heads, n, D]
+        out = attend(q, k, v, layout.mask(n, n, self.window, q))
+        return out.transpose(1, 2).flatten(0, 1)
+
+    def attend_each(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Documents of different lengths, [T, heads, D], one after another -> [T, H, D]."""
+        outs = []
+        for q_i, k_i, v_i in zip(*(part.split(layout.lengths) for part in (q, k, v)), strict=True):
+            q_i, k_i, v_i = (part.transpose(0, 1)[None] for part in (q_i, k_i, v_i))  # [1, heads, n, D]
+            mask = layout.mask(q_i.shape[2], q_i.shape[2], self.window, q)
+            outs.append(attend(q_i, k_i, v_i, mask)[0].transpose(0, 1))
+        return torch.cat(outs)
 
 
 # -------------------- the decoder
@@ -282,12 +293,12 @@ class MLP(nn.Module):
         self.down_proj = Linear(inner, hidden, bias=config.mlp_bias)
         self.act_fn = SwiGLU()
 
-    def forward(self, x: Tensor, role_sizes: list[int] | None) -> Tensor:
+    def forward(self, x: Tensor, roles: RoleRows | None) -> Tensor:
         if hasattr(self, "gate_up_proj"):
-            gate, up = self.gate_up_proj(x, role_sizes).chunk(2, dim=-1)
+            gate, up = self.gate_up_proj(x, roles).chunk(2, dim=-1)
         else:
-            gate, up = self.gate_proj(x, role_sizes), self.up_proj(x, role_sizes)
-        return self.down_proj(self.act_fn(gate, up), role_sizes)
+            gate, up = self.gate_proj(x, roles), self.up_proj(x, roles)
+        return self.down_proj(self.act_fn(gate, up), roles)
 
 
 class Layer(nn.Module):
@@ -301,7 +312,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), layout)
-        return x + self.mlp(self.post_attention_layernorm(x), layout.role_sizes)
+        return x + self.mlp(self.post_attention_layernorm(x), layout.roles)
 
 
 class Transformer(nn.Module):
@@ -320,7 +331,7 @@ class Transformer(nn.Module):
         self.model = nn.ModuleDict(parts)  # only a name: checkpoints keep all but the head under `model.`
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.gradient_checkpointing = False  # True: backward runs each layer again, no states are kept
-        self.role_order = role_order
+        self.arrange_rows = sort_by_role  # role_ids -> RoleRows; engine/inference.py has another one
         self.tie()
 
     def tie(self) -> None:
@@ -355,38 +366,57 @@ class Transformer(nn.Module):
         (default: one document). Positions count from 0 in each document, or on from the cached tokens. Where
         there is a cache for each document, input_ids are new tokens; a single one need not be in a list.
         """
-        total, caches = len(input_ids), [cache] if isinstance(cache, KVCache) else cache
-        lengths = [total] if lengths is None else lengths
-        assert input_ids.dim() == 1 and total > 0, f"input_ids has shape {list(input_ids.shape)}, wanted [T]"
-        assert sum(lengths) == total and min(lengths) > 0, f"lengths {lengths} do not split {total} tokens"
+        caches = [cache] if isinstance(cache, KVCache) else cache
+        lengths = [len(input_ids)] if lengths is None else lengths
+        assert input_ids.dim() == 1, f"input_ids has shape {list(input_ids.shape)}, wanted [T]"
+        assert sum(lengths) == len(input_ids), f"lengths {lengths} do not split {len(input_ids)} tokens"
+        assert lengths and min(lengths) > 0, f"lengths {lengths} name a document without tokens"
         assert caches is None or len(lengths) == len(caches), "a cache holds one document"
-        starts = [0] * len(lengths) if caches is None else [cache.length for cache in caches]
-        ends = [start + n for start, n in zip(starts, lengths, strict=True)]
-        if positions is None:
-            parts = [torch.arange(*span, device=input_ids.device) for span in zip(starts, ends, strict=True)]
-            positions = torch.cat(parts)
-        else:
-            ends = [int(part.max()) + 1 for part in positions.split(lengths)]
-        # The reference picks longrope's table once per call, for the largest position of the batch. Here each
-        # document picks its own, so that it gets the same packed as alone.
-        longs = [self.config.uses_long_factor(end) for end in ends]
-        for cache, long in zip(caches or [], longs, strict=caches is not None):
-            assert cache.length == 0 or cache.long == long, "longrope changes its table: truncate(0) first"
-            cache.long = long
-        cos, sin = rotary_tables(self.config, positions, lengths, longs)
-        dtype = self.model.norm.weight.dtype
-        layout = Layout(lengths, cos.to(dtype), sin.to(dtype), caches, *self.role_order(role_ids, total))
-        x = self.model.embed_tokens(input_ids if layout.order is None else input_ids[layout.order])
+        layout = self.lay_out(input_ids, role_ids, lengths, positions, caches)
+        order, inverse = (None, None) if layout.roles is None else (layout.roles.order, layout.roles.inverse)
+        x = self.model.embed_tokens(input_ids if order is None else input_ids[order])
         for layer in self.model.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, layout, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = layer(x, layout)
-        for cache, end in zip(caches or [], ends, strict=caches is not None):
-            cache.length = end
-        if layout.order is not None:
-            rows = layout.inverse if rows is None else layout.inverse[rows]
+        for i, used in enumerate(caches or []):
+            used.length += lengths[i]
+        if inverse is not None:
+            rows = inverse if rows is None else inverse[rows]
         return self.model.norm(x if rows is None else x[rows])
+
+    def lay_out(
+        self,
+        input_ids: Tensor,
+        role_ids: Tensor | None,
+        lengths: list[int],
+        positions: Tensor | None,
+        caches: list[KVCache] | None,
+    ) -> Layout:
+        """What all layers of one forward pass are told; arguments as in `hidden_states`."""
+        starts = [0] * len(lengths) if caches is None else [cache.length for cache in caches]
+        if positions is None:
+            counts = [torch.arange(start, start + n) for start, n in zip(starts, lengths, strict=True)]
+            positions = torch.cat(counts).to(input_ids.device)
+            ends = [start + n for start, n in zip(starts, lengths, strict=True)]
+        else:
+            ends = [int(of_document.max()) + 1 for of_document in positions.split(lengths)]
+        # The reference picks longrope's table once per call, for the largest position of the batch. Here each
+        # document picks its own, so that it gets the same packed as alone.
+        longs = [self.config.uses_long_factor(end) for end in ends]
+        for i, cache in enumerate(caches or []):
+            same_table = cache.length == 0 or cache.long == longs[i]
+            assert same_table, "longrope changes its table: truncate(0) first"
+            cache.long = longs[i]
+        cos, sin = rotary_tables(self.config, positions, lengths, longs)
+        dtype = self.model.norm.weight.dtype
+        roles = None
+        if role_ids is not None:
+            wanted = f"wanted [{len(input_ids)}]"
+            assert role_ids.shape == input_ids.shape, f"role_ids has shape {list(role_ids.shape)}, {wanted}"
+            roles = self.arrange_rows(role_ids)
+        return Layout(lengths, cos.to(dtype), sin.to(dtype), caches, roles)
 
     @classmethod
     def from_config(

@@ -30,20 +30,20 @@ R, W_R          route, router        token-aware router, one per linear and role
 f, P            f, P                 share of a role's tokens sent to each LoRA; mean router probability
 L_aux, L_orth   balance_loss, orthogonal_loss
 
-Equations: 5 to 7 MoRFunction; 10 balance_loss; 11, 12 load_statistics; 13 orthogonal_loss. To generate,
-inference.py has 5 to 7 once more, with fewer operations.
+Equations: 5 to 7 mor_layer; 10 balance_loss; 11, 12 load_statistics; 13 orthogonal_loss. mor_layer is the
+text to hold against the paper, and what a MoRLinear runs unless told otherwise. engine/fused.py has the same
+with a backward written out, for training, engine/inference.py with fewer operations, to generate.
 Letters in shapes: T tokens, n tokens of one role, E routed LoRAs, K top_k, N adapted linears.
-Not here: which role a token has (data.py), Eqs. 8 and 9 (train.py), Eqs. 2 to 4 (agent.py).
+Not here: which role a token has (data.py), Eqs. 8 and 9 (train.py), Eqs. 2 to 4 (agent.py), adapter files
+(engine/adapter.py).
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from cli import UserError
 
@@ -97,30 +97,58 @@ def _is_target(name: object) -> bool:
 # ------------------------------------------------------------------------------------- one layer, Eqs. 5 to 7
 
 
-def route(scores: Tensor, top_k: int, shared_gate: bool) -> tuple[Tensor, Tensor]:
-    """R of one role: scores [n, E] -> gates [n, 1 + E] of all LoRAs, chosen [n, K] out of E.
+def mor_layer(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    role_sizes: list[int],
+    active: tuple[int, int, int],
+    shared_gate: bool,
+    *parameters: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One adapted linear: Eqs. 5 to 7, and the statistics of Eqs. 11 and 12.
 
-    A softmax over the K largest scores: the same as one over all, of which the K largest are kept and, as in
-    the released code (the paper is silent), rescaled to sum 1. With shared_gate one more score comes first
-    and makes the shared LoRA's gate, otherwise that is 1.
+    x [T, in], its rows grouped by role; weight [out, in] and bias [out] of the frozen linear; role_sizes: the
+    number of rows of role 0, 1, 2; active: LoRAs per token of each role, the shared one included. parameters:
+    lora_A [1 + E, rank, in], lora_B [1 + E, rank, out] and router [E, in] of role 0, then of roles 1 and 2
+    (with shared_gate a router has one row more, the first). Returns h [T, out] and, of all roles end to end,
+    f and P [sum of E]. Products are made in x's dtype; routing is in the router's, float32.
     """
-    shared, routed = scores.tensor_split([int(shared_gate)], dim=1)
-    largest, chosen = routed.topk(top_k, dim=1)
-    gates = torch.zeros_like(routed).scatter_(1, chosen, largest.softmax(dim=1))
-    return torch.cat([shared.sigmoid(), gates], dim=1) if shared_gate else F.pad(
-        gates, (1, 0), value=1.0
-    ), chosen
+    deltas, all_f, all_P = [], [], []
+    for role, u in enumerate(x.split(role_sizes)):  # Eq. 6: a row meets the LoRAs of its own role only
+        A, B, router = parameters[3 * role : 3 * role + 3]
+        A, B = A.to(u.dtype), B.to(u.dtype)
+        scores = (u @ router.to(u.dtype).T).to(router.dtype)
+        gates, probs, chosen = route(scores, active[role] - 1, shared_gate)
+        gates = gates.to(u.dtype)
+
+        delta = gates[:, :1] * (u @ A[0].T @ B[0])  # Eq. 7: the shared LoRA
+        for i in range(1, len(A)):
+            delta = delta + gates[:, i : i + 1] * (u @ A[i].T @ B[i])  # and the routed ones; most gates are 0
+        deltas.append(delta)
+
+        f, P = load_statistics(probs, chosen)
+        all_f.append(f)
+        all_P.append(P)
+    h = F.linear(x, weight, bias) + torch.cat(deltas)  # Eq. 5: h = h0 + delta
+    return h, torch.cat(all_f), torch.cat(all_P)
 
 
-def route_backward(pull: Tensor, d_P: Tensor, gates: Tensor, probs: Tensor, shared_gate: bool) -> Tensor:
-    """Gradient of the scores, [n, E], from gates times their gradients, pull [n, 1 + E], and that of P, [E].
+def route(scores: Tensor, top_k: int, shared_gate: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """R of one role: scores [n, E] -> gates [n, 1 + E] of all LoRAs, probs [n, E], chosen [n, K] out of E.
 
-    For p = softmax(s), ds = p dp - p sum(p dp); and the K largest, rescaled, are a softmax over their scores.
+    Paper silent: the K largest probabilities are rescaled to sum 1, as in the released code. With shared_gate
+    the scores have one more column, the first, whose sigmoid is the shared LoRA's gate; otherwise that is 1.
     """
-    weights, weights_pull, probs_pull = gates[:, 1:], pull[:, 1:], probs * (d_P / max(len(probs), 1))
-    d_scores = weights_pull - weights * weights_pull.sum(dim=1, keepdim=True)
-    d_scores += probs_pull - probs * probs_pull.sum(dim=1, keepdim=True)
-    return torch.cat([pull[:, :1] * (1 - gates[:, :1]), d_scores], dim=1) if shared_gate else d_scores
+    if shared_gate:
+        shared, scores = scores[:, :1].sigmoid(), scores[:, 1:]
+    else:
+        shared = torch.ones_like(scores[:, :1])
+    probs = scores.softmax(dim=1)  # R(u) = softmax(u W_R)
+    largest, chosen = probs.topk(top_k, dim=1)
+    weights = largest / largest.sum(dim=1, keepdim=True)
+    routed = torch.zeros_like(probs).scatter(1, chosen, weights)
+    return torch.cat([shared, routed], dim=1), probs, chosen
 
 
 def load_statistics(probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,80 +159,22 @@ def load_statistics(probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     return f, P
 
 
-class MoRFunction(torch.autograd.Function):
-    """Eqs. 5 to 7, 11 and 12 of one linear, forward and backward written out.
+@dataclass
+class RoleRows:
+    """How the rows of a forward pass are grouped by role; every linear is told. See sort_by_role."""
 
-    What that gains over autograd: a role's rows are a slice, so that the base matmul, which comes last, adds
-    to its LoRAs in place, forward and backward; all A of a role and its router are one matrix (`_down`), so
-    that x is read once for them; and beyond x only tensors of loras * rank columns are kept for backward.
-    Matmuls run in x's dtype; gates, probabilities and parameters' gradients have the parameters', fp32.
-
-    Takes x [T, in]; weight [out, in] and bias of the base; rows and active LoRAs of each role; shared_gate;
-    A [loras, rank, in], B [loras, rank, out] and router [E, in] of each role. Returns h [T, out] and, of all
-    roles end to end, f and P [sum of E].
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, role_sizes, active, shared_gate, *parameters):
-        h, saved, statistics = x.new_empty(len(x), len(weight)), [], []
-        rows = zip(x.split(role_sizes), h.split(role_sizes), strict=True)  # Eq. 6
-        for (u, delta), n_active, (A, B, router) in zip(rows, active, _threes(parameters), strict=True):
-            z, scores = (u @ _down(A, router, x.dtype).T).tensor_split([B.shape[0] * B.shape[1]], dim=1)
-            scores = scores.to(router.dtype)
-            gates, chosen = route(scores, n_active - 1, shared_gate)
-            probs = scores[:, int(shared_gate) :].softmax(dim=1)
-            z = _scale_(z, gates)
-            delta.addmm_(z, B.flatten(0, 1).to(x.dtype), beta=0)  # Eq. 7
-            saved += [z, gates, probs]
-            statistics.append(load_statistics(probs, chosen))
-        h = (h if bias is None else h.add_(bias)).addmm_(x, weight.T)  # Eq. 5
-        f, P = (torch.cat(column) for column in zip(*statistics, strict=True))
-        ctx.mark_non_differentiable(f)
-        ctx.save_for_backward(x, weight, *parameters, *saved)
-        ctx.role_sizes, ctx.shared_gate = role_sizes, shared_gate
-        return h, f, P
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_h, _, d_P):
-        x, weight, *saved = ctx.saved_tensors
-        parameters, saved = _threes(saved[:9]), _threes(saved[9:])
-        d_x, d_parameters = torch.empty_like(x), []
-        rows = zip(*(tensor.split(ctx.role_sizes) for tensor in (x, d_x, d_h)), strict=True)
-        d_P = d_P.split([probs.shape[1] for _, _, probs in saved])
-        for (u, d_u, d_delta), (A, B, router), (z, gates, probs), d_P_role in zip(
-            rows, parameters, saved, d_P, strict=True
-        ):
-            down = _down(A, router, x.dtype)
-            d_B = z.T @ d_delta
-            d_down = d_delta.new_empty(len(u), len(down))
-            d_z, d_scores = d_down.tensor_split([len(d_B)], dim=1)
-            d_z.addmm_(d_delta, B.flatten(0, 1).to(x.dtype).T, beta=0)
-            pull = (d_z * z).unflatten(1, A.shape[:2]).sum(dim=2).to(gates.dtype)
-            d_scores.copy_(route_backward(pull, d_P_role, gates, probs, ctx.shared_gate))
-            _scale_(d_z, gates)
-            if ctx.needs_input_grad[0]:
-                d_u.addmm_(d_down, down, beta=0)
-            d_A, d_router = (d_down.T @ u).tensor_split([len(d_B)])
-            gradients = zip((d_A, d_B, d_router), (A, B, router), strict=True)
-            d_parameters += [gradient.view_as(p).to(p.dtype) for gradient, p in gradients]
-        d_x = d_x.addmm_(d_h, weight) if ctx.needs_input_grad[0] else None  # none below the first adapter
-        return d_x, None, None, None, None, None, *d_parameters
+    sizes: list[int]  # how many rows role 0 has, which come first, then role 1, then role 2
+    order: Tensor | None = None  # [T] which token stands in each row; None: rows are in sequence order
+    inverse: Tensor | None = None  # [T] in which row each token stands
 
 
-def _scale_(z: Tensor, gates: Tensor) -> Tensor:
-    """z [n, loras * rank], in place: the columns of LoRA i times gates[:, i]."""
-    z.unflatten(1, (gates.shape[1], -1)).mul_(gates.unsqueeze(2))
-    return z
-
-
-def _threes(tensors: Sequence[Tensor]) -> list[Sequence[Tensor]]:
-    return [tensors[i : i + 3] for i in range(0, len(tensors), 3)]
-
-
-def _down(A: Tensor, router: Tensor, dtype: torch.dtype) -> Tensor:
-    """All A of a role, then its router: [loras * rank + routed, in]."""
-    return torch.cat([A.flatten(0, 1), router]).to(dtype)
+def sort_by_role(role_ids: Tensor) -> RoleRows:
+    """The role-aware gate of Eq. 6 as an order of rows: int64 [T], 0, 1 or 2 -> rows grouped by role."""
+    sizes = torch.bincount(role_ids, minlength=len(ROLES)).tolist()
+    if max(sizes) == len(role_ids):  # a single role: tokens stay where they are
+        return RoleRows(sizes)
+    order = torch.argsort(role_ids, stable=True)
+    return RoleRows(sizes, order, torch.argsort(order))
 
 
 class MoRLinear(nn.Module):
@@ -220,6 +190,7 @@ class MoRLinear(nn.Module):
         self.base, self.config = base.requires_grad_(False), config
         self.lora_A, self.lora_B, self.router = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         self.statistics: tuple[Tensor, Tensor] | None = None
+        self.function = mor_layer  # or another form of it, as engine/fused.py has
         for role, loras in zip(ROLES, config.loras, strict=True):
             self.lora_A[role] = self._parameter(loras, config.rank, base.in_features)
             self.lora_B[role] = self._parameter(loras, config.rank, base.out_features)
@@ -240,13 +211,13 @@ class MoRLinear(nn.Module):
                 if not weight.is_meta:
                     weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
 
-    def forward(self, x: Tensor, role_sizes: list[int] | None = None) -> Tensor:
-        """x [T, in], first role_sizes[0] rows of role 0, then those of 1 and 2 -> [T, out] in x's dtype."""
-        if role_sizes is None:
+    def forward(self, x: Tensor, roles: RoleRows | None = None) -> Tensor:
+        """x [T, in], its rows grouped as `roles` says -> [T, out] in x's dtype. Raises UserError without."""
+        if roles is None:
             raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
-        parameters = [p[role] for role in ROLES for p in (self.lora_A, self.lora_B, self.router)]
-        settings = role_sizes, self.config.active, self.config.shared_gate
-        h, f, P = MoRFunction.apply(x, self.base.weight, self.base.bias, *settings, *parameters)
+        parameters = [kind[role] for role in ROLES for kind in (self.lora_A, self.lora_B, self.router)]
+        settings = roles.sizes, self.config.active, self.config.shared_gate
+        h, f, P = self.function(x, self.base.weight, self.base.bias, *settings, *parameters)
         if self.training and not _in_backward():
             self.statistics = f, P
         return h
@@ -268,10 +239,12 @@ def balance_loss(model: nn.Module) -> Tensor:
     """
     layers = mor_layers(model)
     assert all(layer.statistics for layer in layers), "balance_loss needs a forward in training mode"
-    f, P = (torch.stack(column) for column in zip(*(layer.statistics for layer in layers), strict=True))
+    f = torch.stack([layer.statistics[0] for layer in layers])  # [N, sum of E]
+    P = torch.stack([layer.statistics[1] for layer in layers])
     assert P.requires_grad or not torch.is_grad_enabled(), "no gradient: a reentrant checkpoint?"
-    E = torch.tensor([loras - 1 for loras in layers[0].config.loras for _ in range(loras - 1)])
-    return (E.to(P) * f * P).sum()  # Eq. 10; f, P [N, sum of E]
+    routed = torch.tensor(layers[0].config.loras) - 1
+    E = routed.repeat_interleave(routed).to(P)  # [sum of E]: of each LoRA, how many its role has
+    return (E * f * P).sum()  # Eq. 10
 
 
 def router_load(model: nn.Module) -> dict[str, Tensor]:

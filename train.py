@@ -49,6 +49,7 @@ from engine.devices import (
     start_processes,
     stop_on_signal,
 )
+from engine.fused import for_training
 from engine.heldout import evaluate, per_role, table
 from engine.loss import token_losses
 from engine.runs import METRICS, Output, check_output, settings_of
@@ -346,6 +347,7 @@ def main(argv: list[str] | None = None) -> None:
         output.start(args)
         evaluate_all(0)  # of the base alone, as fast as it is: an adapter that starts at zero changes nothing
     mor.add_mor(model, config, args.seed)
+    for_training(model)
     model.gradient_checkpointing = args.gradient_checkpointing
     if args.compile:
         model.compile_elementwise()

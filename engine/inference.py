@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cli import UserError
 from model import Transformer
-from mor import ROLES, MoRConfig, MoRLinear
+from mor import ROLES, MoRConfig, MoRLinear, RoleRows
 
 GROUPS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
@@ -34,7 +34,7 @@ def for_inference(model: Transformer) -> Transformer:
     adapted = [module for module in model.modules() if isinstance(module, MoRLinear)]
     if adapted:
         dtype = torch.promote_types(head.dtype, torch.float32)
-        model.role_order = RoleTables(adapted[0].config, dtype, head.device).order
+        model.arrange_rows = RowTables(adapted[0].config, dtype, head.device).arrange
     for parent in [module for module in model.modules() if not isinstance(module, MoRLinear)]:
         linears = {n: m for n, m in parent.named_children() if isinstance(m, (nn.Linear, MoRLinear))}
         for name, members in _groups(linears):
@@ -84,12 +84,27 @@ class PackedLinear(nn.Module):
         self.bias, self.packed = bias, _packable(weight)
         self.matrix = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight
 
-    def forward(self, x: Tensor, role_sizes: list[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, rows: RoleRows | None = None) -> Tensor:
         if not self.packed:
             return F.linear(x, self.matrix, self.bias)
         if len(x) == 1 and x.dtype == torch.bfloat16:  # one row takes longer than two
             return self(x.expand(2, -1))[:1]
         return torch.ops.mkldnn._linear_pointwise(x, self.matrix, self.bias, "none", [], "")
+
+
+@dataclass(kw_only=True)
+class AllRows(RoleRows):
+    """What the adapters of all layers are told of the rows of a pass, which stay in sequence order.
+
+    L is the number of LoRAs of all roles in one adapted linear: the reasoner's, the executor's, the
+    summarizer's, the first of each shared.
+    """
+
+    loras: slice  # of L: those of the roles present, and of any role between them
+    most: int  # LoRAs that the router chooses for a row, the largest top_k among the roles present
+    shared: Tensor  # [T, 1, L] 1 at the shared LoRA of the row's role, else 0
+    allowed: Tensor  # bool [T, 1, L] the routed LoRAs of the row's role
+    kept: Tensor | None  # [T, 1, most] 1 where rank < top_k of the row's role, else 0; None: 1 everywhere
 
 
 class MoRInference(nn.Module):
@@ -105,69 +120,67 @@ class MoRInference(nn.Module):
         if not self.config.shared_gate:
             scores = [F.pad(router, (0, 0, 1, 0)) for router in scores]
         whole = torch.cat([weight, *(part.detach().to(weight.dtype) for part in down + scores)])
-        self.inward = PackedLinear(whole, None if bias is None else F.pad(bias, (0, len(whole) - len(bias))))
+        if bias is not None:
+            bias = F.pad(bias, (0, len(whole) - len(bias)))
+        self.inward = PackedLinear(whole, bias)
         up = [torch.cat([layer.lora_B[role].flatten(0, 1) for role in ROLES]) for layer in layers]
         self.up = [B.detach().to(weight.dtype) for B in up]  # [L * rank, out] each
 
-    def forward(self, x: Tensor, rows: "Rows") -> Tensor:
-        """x [T, in], rows in any order -> [T, sum of widths]."""
+    def forward(self, x: Tensor, rows: AllRows | None = None) -> Tensor:
+        """x [T, in], rows in any order -> [T, sum of widths]. Raises UserError without the roles of rows."""
+        if rows is None:
+            raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
         rank, G, L = self.config.rank, len(self.widths), sum(self.config.loras)
         h, z, scores = self.inward(x).split([sum(self.widths), G * L * rank, G * L], dim=1)
         gates = self.gates(scores.unflatten(1, (G, L)), rows)
         z = z.unflatten(1, (G, L, rank)).mul_(gates[..., None])[:, :, rows.loras].flatten(2)
         met = slice(rows.loras.start * rank, rows.loras.stop * rank)
-        for z_i, h_i, B in zip(z.unbind(1), h.split(self.widths, dim=1), self.up, strict=True):
-            h_i.addmm_(z_i, B[met])  # Eqs. 5 and 7
+        for i, h_i in enumerate(h.split(self.widths, dim=1)):
+            h_i.addmm_(z[:, i], self.up[i][met])  # Eqs. 5 and 7
         return h
 
-    def gates(self, scores: Tensor, rows: "Rows") -> Tensor:
-        """R of all roles: scores [T, G, L] -> gates of the same shape, 0 for the LoRAs of other roles."""
+    def gates(self, scores: Tensor, rows: AllRows) -> Tensor:
+        """R of all roles: scores [T, G, L] -> gates of that shape, 0 for LoRAs of other roles (Eq. 6).
+
+        Where one role has fewer LoRAs to choose than another, what it chooses too many gets a weight of 0.
+        """
         scores = scores.to(rows.shared.dtype)
-        largest, chosen = (scores + rows.others).topk(rows.most, dim=2)
-        largest = largest if rows.surplus is None else largest + rows.surplus
-        gates = rows.shared.expand_as(scores).scatter(2, chosen, largest.softmax(dim=2))
-        return torch.where(rows.shared > 0, scores.sigmoid(), gates) if self.config.shared_gate else gates
+        lowest = torch.finfo(scores.dtype).min
+        largest, chosen = scores.masked_fill(~rows.allowed, lowest).topk(rows.most, dim=2)
+        if rows.kept is None:
+            weights = largest.softmax(dim=2)
+        else:
+            weights = largest.masked_fill(rows.kept == 0, lowest).softmax(dim=2) * rows.kept
+        gates = rows.shared.expand_as(scores).scatter_add(2, chosen, weights)
+        if self.config.shared_gate:
+            gates = torch.where(rows.shared > 0, scores.sigmoid(), gates)
+        return gates
 
 
-@dataclass
-class Rows:
-    """What the adapters of all layers are told of the rows of a pass."""
-
-    loras: slice  # those of the roles present, and of any between them
-    most: int  # LoRAs that a row chooses
-    shared: Tensor  # [T, 1, L] 1 for the shared LoRA of the row's role, else 0
-    others: Tensor  # [T, 1, L] added to the scores: 0 where the row may choose, else very low
-    surplus: Tensor | None  # [T, 1, most] added to the chosen: -inf to those too many, if roles differ there
-
-
-class RoleTables:
-    """The same for each role: its LoRAs are those of its group, the first of which is shared."""
+class RowTables:
+    """The parts of AllRows for a row of each role."""
 
     def __init__(self, config: MoRConfig, dtype: torch.dtype, device: torch.device):
-        self.ends, self.choices = [*accumulate(config.loras)], [max(n - 1, 1) for n in config.active]
-        options = dict(dtype=dtype, device=device)
-        self.shared = torch.zeros(3, sum(config.loras), **options)
-        self.others = torch.full_like(self.shared, -1e30)
-        self.surplus = torch.full((3, max(self.choices)), -torch.inf, **options)
+        self.ends = [*accumulate(config.loras)]
         self.starts = [end - loras for end, loras in zip(self.ends, config.loras, strict=True)]
-        for role, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)):
+        self.top_k = [active - 1 for active in config.active]
+        self.shared = torch.zeros(3, sum(config.loras), dtype=dtype, device=device)
+        self.allowed = torch.zeros(3, sum(config.loras), dtype=torch.bool, device=device)
+        self.kept = torch.zeros(3, max(self.top_k), dtype=dtype, device=device)
+        for role, start in enumerate(self.starts):
             self.shared[role, start] = 1
-            self.others[role, start:end] = 0
-            if config.active[role] > 1:
-                # not even as one too many, whose gate of 0 would take the place of its own
-                self.others[role, start] = -torch.inf
-            else:  # chooses its shared LoRA: a softmax over nothing would not do
-                self.others[role, start + 1 : end] = -1e30
-            self.surplus[role, : self.choices[role]] = 0
+            self.allowed[role, start + 1 : self.ends[role]] = True
+            self.kept[role, : self.top_k[role]] = 1
 
-    def order(self, role_ids: Tensor | None, total: int) -> tuple[Rows, None, None]:
-        """In the place of model.role_order: rows stay in sequence order."""
-        if role_ids is None or role_ids.shape != (total,):
-            raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
-        present = [role for role, n in enumerate(role_ids.bincount(minlength=3).tolist()) if n]
-        choices = [self.choices[role] for role in present]
-        most = max(choices)
-        surplus = None if min(choices) == most else self.surplus[role_ids, None, :most]
+    def arrange(self, role_ids: Tensor) -> AllRows:
+        """In the place of mor.sort_by_role: role_ids int64 [T]; no row changes its place."""
+        sizes = role_ids.bincount(minlength=len(ROLES)).tolist()
+        present = [role for role, size in enumerate(sizes) if size]
+        top_k = [self.top_k[role] for role in present]
+        most = max(top_k)
+        kept = None
+        if min(top_k) < most:
+            kept = self.kept[role_ids, None, :most]
         loras = slice(self.starts[present[0]], self.ends[present[-1]])
-        shared, others = self.shared[role_ids, None], self.others[role_ids, None]
-        return Rows(loras, most, shared, others, surplus), None, None
+        shared, allowed = self.shared[role_ids, None], self.allowed[role_ids, None]
+        return AllRows(sizes=sizes, loras=loras, most=most, shared=shared, allowed=allowed, kept=kept)

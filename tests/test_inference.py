@@ -64,7 +64,7 @@ def test_every_family_packed_and_plain(name: str, packed: bool, monkeypatch) -> 
                 caches = [KVCache(network.config) for _ in lengths]
                 first = made(ids, roles, lengths, cache=caches)
                 wanted.append(torch.cat((first, made(later, later_roles, [3, 1, 5], cache=caches))))
-            close(*wanted, 2e-5 * wanted[0].abs().max().item())
+            close(*wanted, 5e-5 * wanted[0].abs().max().item())
         linears = [m for m in made.modules() if isinstance(m, (PackedLinear, torch.nn.Linear))]
         assert {type(m) for m in linears} == {PackedLinear}
         assert all(m.packed == packed for m in linears) or not torch.backends.mkldnn.is_available()

@@ -99,15 +99,15 @@ def test_linears_get_rows_grouped_by_role() -> None:
         linear.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     network(ids, role_ids=roles)
     assert len(seen) == 14
-    assert all(sizes == [4, 3, 2] for _, sizes in seen)
+    assert all(roles.sizes == [4, 3, 2] for _, roles in seen)
     order = [1, 3, 4, 8, 0, 5, 7, 2, 6]  # role 0 first, each role in sequence order
     close(seen[0][0], layer.input_layernorm(network.model.embed_tokens(ids[order])), 1e-6)
     seen.clear()
     network(ids, role_ids=torch.ones(9, dtype=torch.int64))
-    assert all(sizes == [0, 9, 0] for _, sizes in seen)
+    assert all(roles.sizes == [0, 9, 0] for _, roles in seen)
     seen.clear()
     network(ids)
-    assert all(sizes is None for _, sizes in seen)
+    assert all(roles is None for _, roles in seen)
 
 
 def test_role_order_changes_no_gradient() -> None:

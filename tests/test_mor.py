@@ -1,27 +1,25 @@
-"""mor.py against naive twins that follow the paper symbol by symbol:
+"""mor.py against loops that follow the paper symbol by symbol; what is faster is held against mor.py.
 
 naive_layer        Eqs. 5 to 7, one token and one LoRA at a time
 naive_balance      Eqs. 10 to 12, one token at a time
 naive_orthogonal   Eq. 13 with the d x d products written out, one pair at a time
+
+`form` is mor.mor_layer or its form for training, engine/fused.py, which test_fused.py holds against it.
 """
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import mor
 from cli import UserError
-from engine import adapter
-from engine.adapter import load_adapter, save_adapter
+from engine.fused import MoRFunction
 from model import Linear, ModelConfig, Transformer
-from mor import ROLES, MoRConfig, MoRLinear
+from mor import ROLES, MoRConfig, MoRLinear, RoleRows
 
 CONFIGS = Path(__file__).parent / "fixtures" / "configs"
 TINY = dict(model_type="qwen2", vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2)
@@ -36,6 +34,14 @@ SHAPES = [  # loras, active
     ((4, 3, 2), (2, 2, 2)),  # K = 1
     ((3, 2, 5), (1, 2, 3)),  # K = 0 for the first role: its shared LoRA alone
 ]
+
+
+FORMS = {"plain": mor.mor_layer, "fused": MoRFunction.apply}
+
+
+@pytest.fixture(params=FORMS)
+def form(request):
+    return FORMS[request.param]
 
 
 # ------------------------------------------------------------------------------------------------ naive twins
@@ -100,7 +106,9 @@ def naive_orthogonal(layers: list[MoRLinear], form: str) -> Tensor:
 # ---------------------------------------------------------------------------------------------------- helpers
 
 
-def random_layer(config: MoRConfig, dtype=torch.float64, base_dtype=None, size=(12, 10)) -> MoRLinear:
+def random_layer(
+    config: MoRConfig, dtype=torch.float64, base_dtype=None, size=(12, 10), form=mor.mor_layer
+) -> MoRLinear:
     """A layer whose B is not zero; the same values in any dtype."""
     torch.manual_seed(0)
     base = nn.Linear(*size)
@@ -108,6 +116,7 @@ def random_layer(config: MoRConfig, dtype=torch.float64, base_dtype=None, size=(
     for parameter in mor.mor_parameters(layer).values():
         nn.init.normal_(parameter, std=0.5)
     layer.to(dtype).base.to(base_dtype or dtype)
+    layer.function = form
     return layer
 
 
@@ -147,7 +156,7 @@ def adapted(seed: int = 0, config: MoRConfig | None = None) -> Transformer:
 def test_layer_equals_the_loop_over_tokens_and_loras(sizes, loras, active, shared_gate):
     layer = random_layer(MoRConfig(rank=3, loras=loras, active=active, shared_gate=shared_gate))
     x = torch.randn(sum(sizes), 12, dtype=torch.float64, requires_grad=True)
-    got, wanted = layer(x, sizes), naive_layer(x, role_list(sizes), layer)
+    got, wanted = layer(x, RoleRows(sizes)), naive_layer(x, role_list(sizes), layer)
     torch.testing.assert_close(got, wanted)
     upstream = torch.randn_like(got)
     torch.testing.assert_close(
@@ -156,22 +165,22 @@ def test_layer_equals_the_loop_over_tokens_and_loras(sizes, loras, active, share
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_roles_that_are_absent_get_gradients_of_exactly_zero(training):
+def test_roles_that_are_absent_get_gradients_of_exactly_zero(training, form):
     """Eq. 6. Zeros, not None: DDP waits for a gradient of every parameter."""
-    layer = random_layer(MoRConfig(rank=3)).train(training)
-    layer(torch.randn(6, 12, dtype=torch.float64), [0, 6, 0]).square().sum().backward()
+    layer = random_layer(MoRConfig(rank=3), form=form).train(training)
+    layer(torch.randn(6, 12, dtype=torch.float64), RoleRows([0, 6, 0])).square().sum().backward()
     for name, parameter in mor.mor_parameters(layer).items():
         assert parameter.grad.count_nonzero().item() == 0 or name.endswith("executor"), name
     for kind in (layer.lora_A, layer.lora_B, layer.router):
         assert kind["executor"].grad.count_nonzero() > 0
 
 
-def test_bf16_base_with_fp32_adapters():
+def test_bf16_base_with_fp32_adapters(form):
     config = MoRConfig(rank=3, active=(5, 5, 4))  # K = E: rounding cannot change the choice
-    exact, layer = random_layer(config), random_layer(config, torch.float32, torch.bfloat16)
+    exact, layer = random_layer(config), random_layer(config, torch.float32, torch.bfloat16, form=form)
     x = torch.randn(9, 12, dtype=torch.float64, requires_grad=True)
     x16 = x.detach().bfloat16().requires_grad_()
-    got, wanted = layer(x16, [4, 2, 3]), exact(x, [4, 2, 3])
+    got, wanted = layer(x16, RoleRows([4, 2, 3])), exact(x, RoleRows([4, 2, 3]))
     assert got.dtype == torch.bfloat16
     assert layer.statistics[1].dtype == torch.float32  # the softmax
     torch.testing.assert_close(got.double(), wanted, rtol=0.03, atol=0.1)
@@ -185,9 +194,11 @@ def test_bf16_base_with_fp32_adapters():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("config", [MoRConfig(rank=4), MoRConfig(rank=4, shared_gate=True)], ids=["", "gate"])
-def test_a_new_adapter_leaves_the_base_model_bit_for_bit(config, dtype):
+def test_a_new_adapter_leaves_the_base_model_bit_for_bit(config, dtype, form):
     base, model = tiny_model(dtype=dtype), tiny_model(dtype=dtype)
     assert mor.add_mor(model, config) == 14
+    for layer in mor.mor_layers(model):
+        layer.function = form
     ids, roles = torch.arange(20) % 61, torch.tensor([0, 0, 1, 2, 2, 1, 0, 0, 2, 2] * 2)
     for training in (False, True):
         model.train(training)
@@ -201,58 +212,29 @@ def test_a_model_without_role_ids_is_refused():
         adapted()(torch.arange(5))
 
 
-def test_outputs_do_not_depend_on_the_other_roles_of_the_batch():
-    layer = random_layer(MoRConfig(rank=3))
+def test_outputs_do_not_depend_on_the_other_roles_of_the_batch(form):
+    layer = random_layer(MoRConfig(rank=3), form=form)
     x = torch.randn(9, 12, dtype=torch.float64)
-    parts = [layer(x[:4], [4, 0, 0]), layer(x[4:6], [0, 2, 0]), layer(x[6:], [0, 0, 3])]
-    torch.testing.assert_close(layer(x, [4, 2, 3]), torch.cat(parts))
+    together = layer(x, RoleRows([4, 2, 3]))
+    torch.testing.assert_close(together[:4], layer(x[:4], RoleRows([4, 0, 0])))
+    torch.testing.assert_close(together[4:6], layer(x[4:6], RoleRows([0, 2, 0])))
+    torch.testing.assert_close(together[6:], layer(x[6:], RoleRows([0, 0, 3])))
 
 
-@pytest.mark.parametrize("shared_gate", [False, True])
-def test_written_out_backward_passes_gradcheck(shared_gate):
-    layer = random_layer(MoRConfig(rank=2, shared_gate=shared_gate), size=(4, 3))
-    x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    parameters = mor.mor_parameters(layer)
-
-    def outputs(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
-        h = torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (x, [3, 0, 3]))
-        return h, layer.statistics[1]
-
-    assert torch.autograd.gradcheck(outputs, (x, *parameters.values()))
-
-
-def test_nothing_wide_is_kept_for_backward():
-    """Beyond x, the frozen weight and the parameters, only tensors of at most loras * rank columns."""
-    layer = random_layer(MoRConfig(rank=2), size=(40, 50))
-    x, kept = torch.randn(6, 40, dtype=torch.float64, requires_grad=True), []
-    known = {t.data_ptr() for t in (x, layer.base.weight, *mor.mor_parameters(layer).values())}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        layer(x, [3, 1, 2])
-    assert kept and all(t.shape[-1] <= 5 * 2 for t in kept if t.data_ptr() not in known)
-
-
-def test_no_gradient_is_made_for_an_input_that_wants_none():
-    layer, x = random_layer(MoRConfig(rank=2)), torch.randn(6, 12, dtype=torch.float64)
-    parameters = list(mor.mor_parameters(layer).values())
-    layer(x, [3, 1, 2]).square().sum().backward()
-    of_input = layer(x.requires_grad_(), [3, 1, 2]).square().sum()
-    wanted = torch.autograd.grad(of_input, parameters)
-    assert all(torch.equal(p.grad, w) for p, w in zip(parameters, wanted, strict=True)) and x.grad is None
-
-
-def test_gradients_reach_ddp(tmp_path):
+def test_gradients_reach_ddp(tmp_path, form):
     """DDP waits for a gradient of every parameter, those of roles without a token too."""
-    layer, x = random_layer(MoRConfig(rank=2)), torch.randn(6, 12, dtype=torch.float64)
-    wanted = torch.autograd.grad(layer(x, [4, 0, 2]).square().sum(), list(mor.mor_parameters(layer).values()))
+    layer, x = random_layer(MoRConfig(rank=2), form=form), torch.randn(6, 12, dtype=torch.float64)
+    roles, parameters = RoleRows([4, 0, 2]), list(mor.mor_parameters(layer).values())
+    wanted = torch.autograd.grad(layer(x, roles).square().sum(), parameters)
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(layer)
         for _ in range(2):  # the second forward would say that the first reduction is not finished
             layer.zero_grad()
-            wrapped(x, [4, 0, 2]).square().sum().backward()
+            wrapped(x, roles).square().sum().backward()
     finally:
         dist.destroy_process_group()
-    for parameter, gradient in zip(mor.mor_parameters(layer).values(), wanted, strict=True):
+    for parameter, gradient in zip(parameters, wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
 
 
@@ -265,7 +247,7 @@ def test_gradients_reach_ddp(tmp_path):
 def test_balance_loss_equals_the_loop_over_tokens(sizes, loras, active, shared_gate):
     layer = random_layer(MoRConfig(rank=3, loras=loras, active=active, shared_gate=shared_gate))
     x = torch.randn(sum(sizes), 12, dtype=torch.float64, requires_grad=True)
-    layer(x, sizes)
+    layer(x, RoleRows(sizes))
     got, wanted = mor.balance_loss(layer), naive_balance(x, role_list(sizes), layer)
     torch.testing.assert_close(got, wanted)
     if wanted.requires_grad and wanted != 0:
@@ -284,13 +266,13 @@ def test_even_load_gives_k_and_the_load_is_reported():
         [first.roll(t) for t in range(8)] + [torch.cat([first[:3].roll(t), first[3:]]) for t in range(3)]
     )
     for layer in model.values():
-        layer(x, [4, 4, 3])
+        layer(x, RoleRows([4, 4, 3]))
     torch.testing.assert_close(mor.balance_loss(model).item(), 2.0 * (3 + 3 + 2))
     for role, k, routed in zip(ROLES, (3, 3, 2), (4, 4, 3), strict=True):
         torch.testing.assert_close(mor.router_load(model)[role].tolist(), [k / routed] * routed)
 
     for layer in model.values():  # one token to the executor, none to the reasoner
-        layer(x[:1], [0, 1, 0])
+        layer(x[:1], RoleRows([0, 1, 0]))
     load = mor.router_load(model)
     assert load["reasoner"].tolist() == [0, 0, 0, 0]
     assert sorted(load["executor"].tolist()) == [0, 1, 1, 1]
@@ -299,25 +281,25 @@ def test_even_load_gives_k_and_the_load_is_reported():
 def test_statistics_are_those_of_the_last_training_forward():
     layer = random_layer(MoRConfig(rank=2)).eval()
     x = torch.randn(5, 12, dtype=torch.float64)
-    layer(x, [5, 0, 0])
+    layer(x, RoleRows([5, 0, 0]))
     with pytest.raises(AssertionError, match="training mode"):
         mor.balance_loss(layer)
-    layer.train()(x, [5, 0, 0])
+    layer.train()(x, RoleRows([5, 0, 0]))
     before = mor.balance_loss(layer).item()
-    layer.eval()(x, [0, 5, 0])
+    layer.eval()(x, RoleRows([0, 5, 0]))
     assert mor.balance_loss(layer).item() == before
     assert layer.statistics[0].requires_grad is False
 
 
-def test_activation_checkpointing_changes_no_gradient_and_no_statistics():
+def test_activation_checkpointing_changes_no_gradient_and_no_statistics(form):
     """Kept from the recomputation, P would hold on to the recomputed activations of every block."""
-    model = nn.ModuleList(random_layer(MoRConfig(rank=3), size=(12, 12)) for _ in range(2))
+    model = nn.ModuleList(random_layer(MoRConfig(rank=3), size=(12, 12), form=form) for _ in range(2))
     x = torch.randn(9, 12, dtype=torch.float64, requires_grad=True)
 
     def loss(**how) -> Tensor:
         h = x
         for layer in model:
-            h = checkpoint(layer, h, [4, 0, 5], **how) if how else layer(h, [4, 0, 5])
+            h = checkpoint(layer, h, RoleRows([4, 0, 5]), **how) if how else layer(h, RoleRows([4, 0, 5]))
         return h.square().mean() + mor.balance_loss(model)
 
     wanted = gradients(loss(), x, model)
@@ -331,27 +313,28 @@ def test_activation_checkpointing_changes_no_gradient_and_no_statistics():
         loss(use_reentrant=True)
 
 
-def test_layer_compiles_into_one_graph():
-    layer = random_layer(MoRConfig(rank=3))
+def test_layer_compiles_into_one_graph(form):
+    layer = random_layer(MoRConfig(rank=3), form=form)
     x = torch.randn(9, 12, dtype=torch.float64)
-    wanted = layer(x, [4, 0, 5])
+    wanted = layer(x, RoleRows([4, 0, 5]))
     balance = mor.balance_loss(layer)
     layer.statistics = None
     torch.testing.assert_close(
-        torch.compile(layer, backend="aot_eager", fullgraph=True)(x, [4, 0, 5]), wanted
+        torch.compile(layer, backend="aot_eager", fullgraph=True)(x, RoleRows([4, 0, 5])), wanted
     )
     torch.testing.assert_close(mor.balance_loss(layer), balance)
 
 
-def test_ddp_goes_on_when_roles_are_absent(tmp_path):
+def test_ddp_goes_on_when_roles_are_absent(tmp_path, form):
     """By default DDP refuses the second step when a parameter had no gradient in the first."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        layer = random_layer(MoRConfig(rank=2))
+        layer = random_layer(MoRConfig(rank=2), form=form)
         parallel = nn.parallel.DistributedDataParallel(layer)
         for sizes in ([0, 4, 0], [4, 0, 0]):
             (
-                parallel(torch.randn(4, 12, dtype=torch.float64), sizes).sum() + mor.balance_loss(layer)
+                parallel(torch.randn(4, 12, dtype=torch.float64), RoleRows(sizes)).sum()
+                + mor.balance_loss(layer)
             ).backward()
     finally:
         torch.distributed.destroy_process_group()
@@ -461,183 +444,3 @@ def test_parameter_counts_of_the_paper(name, size, loras, without, with_gate, pa
         assert trained == wanted
         assert f"{frozen / 1e9:.2f}" == size
         assert paper is None or f"{trained / 1e9:.2f}" == paper
-
-
-# ---------------------------------------------------------------------------------------------- save and load
-
-
-@pytest.mark.parametrize("options", [{}, dict(shared_gate=True, orthogonal="printed", targets=("o_proj",))])
-def test_saved_and_loaded_is_the_same_bit_for_bit(tmp_path, options):
-    model, ids, roles = adapted(config=MoRConfig(rank=2, **options)), torch.arange(9), torch.arange(9) % 3
-    save_adapter(model, tmp_path / "new" / "adapter")
-    again = tiny_model()
-    config = load_adapter(again, tmp_path / "new" / "adapter")
-    assert config == MoRConfig(rank=2, **options)
-    assert torch.equal(model(ids, role_ids=roles), again(ids, role_ids=roles))
-    for name, parameter in mor.mor_parameters(model).items():
-        assert torch.equal(parameter, mor.mor_parameters(again)[name])
-        assert mor.mor_parameters(again)[name].requires_grad
-    assert not again.model.embed_tokens.weight.requires_grad
-    save_adapter(again, tmp_path / "b")
-    for file in ("adapter_config.json", "adapter_model.safetensors"):
-        assert (tmp_path / "b" / file).read_bytes() == (tmp_path / "new" / "adapter" / file).read_bytes()
-    assert len(list((tmp_path / "b").iterdir())) == 2
-
-
-def test_names_and_fields_of_the_files(tmp_path):
-    save_adapter(adapted(config=MoRConfig(rank=2, targets=("q_proj",))), tmp_path)
-    names = {f"{kind}.{role}" for kind in ("lora_A", "lora_B", "router") for role in ROLES}
-    tensors = load_file(tmp_path / "adapter_model.safetensors")
-    assert set(tensors) == {f"model.layers.{i}.self_attn.q_proj.{name}" for i in (0, 1) for name in names}
-    assert tensors["model.layers.0.self_attn.q_proj.lora_A.summarizer"].shape == (4, 2, 24)
-    assert json.loads((tmp_path / "adapter_config.json").read_text()) == {
-        "format_version": 1,
-        "rank": 2,
-        "loras": [5, 5, 4],
-        "active": [4, 4, 3],
-        "shared_gate": False,
-        "orthogonal": "directions",
-        "target_modules": ["q_proj"],
-        "model_type": "qwen2",
-        "vocab_size": 61,
-        "hidden_size": 24,
-        "intermediate_size": 40,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 6,
-    }
-
-
-def test_a_save_killed_between_its_files_never_mixes_two_adapters(tmp_path, monkeypatch):
-    old, new = adapted(seed=1), adapted(seed=2)
-    other = adapted(seed=3, config=MoRConfig(rank=2, orthogonal="printed"))  # tensors of the same shapes
-    write, killed = adapter.write_whole, []
-
-    def write_once(path: Path, how) -> None:
-        if killed:
-            raise KeyboardInterrupt
-        killed.append(path)
-        write(path, how)
-
-    for model in (new, other):
-        save_adapter(old, tmp_path)
-        killed.clear()
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(adapter, "write_whole", write_once)
-            save_adapter(model, tmp_path)
-        loaded = tiny_model()
-        if model is other:
-            with pytest.raises(UserError, match="not of one save"):
-                load_adapter(loaded, tmp_path)
-        else:  # the same config: the new adapter is whole
-            load_adapter(loaded, tmp_path)
-            for name, parameter in mor.mor_parameters(new).items():
-                assert torch.equal(parameter, mor.mor_parameters(loaded)[name])
-
-
-def edit(**changes):
-    """Change fields of adapter_config.json; None removes one."""
-
-    def apply(folder: Path) -> None:
-        path = folder / "adapter_config.json"
-        fields = json.loads(path.read_text()) | changes
-        path.write_text(json.dumps({k: v for k, v in fields.items() if v is not None}))
-
-    return apply
-
-
-def edit_tensors(change):
-    """Change the dictionary of tensors in place, keeping the metadata."""
-
-    def apply(folder: Path) -> None:
-        path = folder / "adapter_model.safetensors"
-        tensors = load_file(path)
-        change(tensors)
-        text = (folder / "adapter_config.json").read_text()
-        save_file(tensors, path, metadata={"config": text})
-
-    return apply
-
-
-def write(file: str, data: bytes):
-    return lambda folder: (folder / file).write_bytes(data)
-
-
-A0 = "model.layers.0.self_attn.q_proj.lora_A.executor"
-REFUSED = {  # fault: (how to make it, what the one line must say)
-    "no folder": (shutil.rmtree, "adapter_config.json: cannot be read"),
-    "no config": (lambda f: (f / "adapter_config.json").unlink(), "adapter_config.json: cannot be read"),
-    "no weights": (
-        lambda f: (f / "adapter_model.safetensors").unlink(),
-        "adapter_model.safetensors: cannot be read",
-    ),
-    "config cut": (write("adapter_config.json", b'{"rank": 2,'), "adapter_config.json: cannot be read"),
-    "config not text": (write("adapter_config.json", b"\xff\xfe\x00"), "adapter_config.json: cannot be read"),
-    "config a list": (write("adapter_config.json", b"[1]"), "holds a list"),
-    "weights cut": (
-        write("adapter_model.safetensors", b"\x08\x00\x00"),
-        "adapter_model.safetensors: cannot be read",
-    ),
-    "weights a pickle": (write("adapter_model.safetensors", b"\x80\x04" * 90), "safetensors: cannot be read"),
-    "weights empty": (write("adapter_model.safetensors", b""), "adapter_model.safetensors: cannot be read"),
-    "unknown field": (edit(lora_alpha=16), "lora_alpha is unknown"),
-    "missing field": (edit(rank=None), "rank is missing"),
-    "later format": (edit(format_version=2), "format_version is 2, wanted 1"),
-    "rank a text": (edit(rank="2"), "rank is '2', wanted a whole number"),
-    "rank a boolean": (edit(rank=True), "rank is True"),
-    "rank zero": (edit(rank=0), "rank is 0"),
-    "two counts": (edit(loras=[5, 5]), r"loras is \(5, 5\)"),
-    "more active than there are": (edit(active=[6, 4, 3]), r"active is \(6, 4, 3\)"),
-    "targets a text": (edit(target_modules="q_proj"), "target_modules is 'q_proj'"),
-    "target with a dot": (edit(target_modules=["self_attn.q_proj"]), "without dots"),
-    "target absent": (edit(target_modules=["c_attn"]), "not of one save"),
-    "gate a number": (edit(shared_gate=1), "shared_gate is 1"),
-    "orthogonal misspelt": (edit(orthogonal="direction"), "orthogonal is 'direction'"),
-    "other family": (edit(model_type="llama"), "model_type is 'llama', wanted 'qwen2'"),
-    "other width": (edit(hidden_size=32), "hidden_size is 32, wanted 24 as the base model has"),
-    "other depth": (edit(num_hidden_layers=3), "num_hidden_layers is 3, wanted 2"),
-    "other vocabulary": (edit(vocab_size=62), "vocab_size is 62, wanted 61"),
-    "config of another save": (edit(orthogonal="printed"), "not of one save"),
-    "tensor missing": (edit_tensors(lambda t: t.pop(A0)), f"tensor {A0} is missing"),
-    "tensor too many": (edit_tensors(lambda t: t.update(a=torch.ones(1))), "tensor a is unknown"),
-    "tensor of another shape": (
-        edit_tensors(lambda t: t.update({A0: t[A0][:4]})),
-        rf"tensor {A0} is torch.float32 \[4, 2, 24\], wanted torch.float32 \[5, 2, 24\]",
-    ),
-    "tensor of another dtype": (edit_tensors(lambda t: t.update({A0: t[A0].half()})), "is torch.float16"),
-}
-
-
-@pytest.mark.parametrize("fault", REFUSED)
-def test_load_refuses_in_one_line_that_names_the_place(tmp_path, fault):
-    make, message = REFUSED[fault]
-    folder = tmp_path / "adapter"
-    save_adapter(adapted(), folder)
-    make(folder)
-    with pytest.raises(UserError, match=message) as error:
-        load_adapter(tiny_model(), folder)
-    assert "\n" not in str(error.value)
-    assert str(folder) in str(error.value)
-
-
-def test_an_adapter_needs_the_base_model_it_was_trained_on(tmp_path):
-    save_adapter(adapted(), tmp_path)
-    with pytest.raises(UserError, match="intermediate_size is 40, wanted 48"):
-        load_adapter(tiny_model(intermediate_size=48), tmp_path)
-
-
-def test_config_reports_all_faults_at_once():
-    with pytest.raises(UserError) as error:
-        MoRConfig(
-            rank=0, loras=(5, 1, 4), active=(4, 4), targets=("lm_head",), shared_gate=None, orthogonal=""
-        )
-    names = ("rank", "loras", "active", "targets", "shared_gate", "orthogonal")
-    assert [fault.split()[0] for fault in str(error.value).split("; ")] == list(names)
-    assert MoRConfig(loras=[2, 3, 4], active=[1, 1, 4]).loras == (2, 3, 4)
-
-
-def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "adapter_config.json").mkdir()
-    with pytest.raises(UserError, match="adapter_config.json: cannot be written"):
-        save_adapter(adapted(), tmp_path)

@@ -1,0 +1,125 @@
+"""mor.mor_layer with forward and backward written out: the form for training.
+
+    for_training(model)  # every MoRLinear of the model runs MoRFunction from now on
+
+What that gains over plain autograd: a role's rows are a slice, so that the base matmul, which comes last,
+adds in place to what the LoRAs wrote, forward and backward. All A of a role and its router are one matrix
+(`stack_down`), so that x is read once for them. A softmax over the K largest scores takes the place of one
+over all whose K largest are rescaled. Beyond x, only tensors of loras * rank columns are kept for backward.
+Letters in shapes are those of mor.py.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mor import load_statistics, mor_layers
+
+
+def for_training(model: nn.Module) -> nn.Module:
+    """Let the MoRLinears of `model` run MoRFunction in the place of mor.mor_layer; return the model."""
+    for layer in mor_layers(model):
+        layer.function = MoRFunction.apply
+    return model
+
+
+class MoRFunction(torch.autograd.Function):
+    """Arguments and results are those of mor.mor_layer."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, role_sizes, active, shared_gate, *parameters):
+        h = x.new_empty(len(x), len(weight))
+        saved, all_f, all_P = [], [], []
+        for role, (u, delta) in enumerate(zip(x.split(role_sizes), h.split(role_sizes), strict=True)):
+            A, B, router = parameters[3 * role : 3 * role + 3]
+            width = A.shape[0] * A.shape[1]  # loras * rank
+            z, scores = (u @ stack_down(A, router, x.dtype).T).tensor_split([width], dim=1)
+            scores = scores.to(router.dtype)
+            probs = scores[:, int(shared_gate) :].softmax(dim=1)
+            gates, chosen = route_largest(scores, active[role] - 1, shared_gate)
+            scale_columns(z, gates)
+            delta.addmm_(z, B.flatten(0, 1).to(x.dtype), beta=0)  # Eq. 7; beta=0: overwrite
+            f, P = load_statistics(probs, chosen)
+            all_f.append(f)
+            all_P.append(P)
+            saved += [z, gates, probs]
+        if bias is not None:
+            h.add_(bias)
+        h.addmm_(x, weight.T)  # Eq. 5
+        f, P = torch.cat(all_f), torch.cat(all_P)
+        ctx.mark_non_differentiable(f)
+        ctx.save_for_backward(x, weight, *parameters, *saved)
+        ctx.role_sizes, ctx.shared_gate = role_sizes, shared_gate
+        return h, f, P
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_h, _, d_P):
+        x, weight, *tensors = ctx.saved_tensors
+        parameters, saved = tensors[:9], tensors[9:]  # three of each role
+        wants_d_x = ctx.needs_input_grad[0]  # not below the first adapter
+        d_x = torch.empty_like(x)
+        rows = [tensor.split(ctx.role_sizes) for tensor in (x, d_x, d_h)]
+        d_P = d_P.split([probs.shape[1] for probs in saved[2::3]])
+        d_parameters = []
+        for role in range(3):
+            u, d_u, d_delta = (part[role] for part in rows)
+            A, B, router = parameters[3 * role : 3 * role + 3]
+            z, gates, probs = saved[3 * role : 3 * role + 3]
+            width = z.shape[1]
+            down = stack_down(A, router, x.dtype)
+
+            d_B = z.T @ d_delta
+            d_down_output = d_delta.new_empty(len(u), len(down))
+            d_z, d_scores = d_down_output.tensor_split([width], dim=1)
+            d_z.addmm_(d_delta, B.flatten(0, 1).to(x.dtype).T, beta=0)
+            pull = (d_z * z).unflatten(1, A.shape[:2]).sum(dim=2).to(gates.dtype)  # gates * their gradients
+            d_scores.copy_(route_backward(pull, d_P[role], gates, probs, ctx.shared_gate))
+            scale_columns(d_z, gates)
+
+            if wants_d_x:
+                d_u.addmm_(d_down_output, down, beta=0)
+            d_A, d_router = (d_down_output.T @ u).tensor_split([width])
+            d_parameters.append(d_A.view_as(A).to(A.dtype))
+            d_parameters.append(d_B.view_as(B).to(B.dtype))
+            d_parameters.append(d_router.to(router.dtype))
+        d_x = d_x.addmm_(d_h, weight) if wants_d_x else None
+        return d_x, None, None, None, None, None, *d_parameters
+
+
+def stack_down(A: Tensor, router: Tensor, dtype: torch.dtype) -> Tensor:
+    """All A of a role, then its router: [loras * rank + routed, in]."""
+    return torch.cat([A.flatten(0, 1), router]).to(dtype)
+
+
+def scale_columns(z: Tensor, gates: Tensor) -> None:
+    """z [n, loras * rank], in place: the columns of LoRA i times gates[:, i]."""
+    z.unflatten(1, (gates.shape[1], -1)).mul_(gates.unsqueeze(2))
+
+
+def route_largest(scores: Tensor, top_k: int, shared_gate: bool) -> tuple[Tensor, Tensor]:
+    """mor.route's gates [n, 1 + E] and chosen [n, K], by a softmax over the K largest scores."""
+    shared, routed = scores.tensor_split([int(shared_gate)], dim=1)
+    largest, chosen = routed.topk(top_k, dim=1)
+    gates = torch.zeros_like(routed).scatter_(1, chosen, largest.softmax(dim=1))
+    if shared_gate:
+        gates = torch.cat([shared.sigmoid(), gates], dim=1)
+    else:
+        gates = F.pad(gates, (1, 0), value=1.0)
+    return gates, chosen
+
+
+def route_backward(pull: Tensor, d_P: Tensor, gates: Tensor, probs: Tensor, shared_gate: bool) -> Tensor:
+    """Gradient of the scores, [n, E], from gates times their gradients, pull [n, 1 + E], and that of P, [E].
+
+    For p = softmax(s), ds = p dp - p sum(p dp). The K largest, rescaled, are a softmax over their scores.
+    """
+    weights, weights_pull = gates[:, 1:], pull[:, 1:]
+    probs_pull = probs * (d_P / max(len(probs), 1))  # Eq. 12 divides by the tokens
+    d_scores = weights_pull - weights * weights_pull.sum(dim=1, keepdim=True)
+    d_scores += probs_pull - probs * probs_pull.sum(dim=1, keepdim=True)
+    if not shared_gate:
+        return d_scores
+    d_shared = pull[:, :1] * (1 - gates[:, :1])  # of a sigmoid g: dg g (1 - g)
+    return torch.cat([d_shared, d_scores], dim=1)
