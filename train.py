@@ -24,15 +24,12 @@ base model that is too large for one device.
 
 import argparse
 import itertools
-import json
 import math
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
@@ -52,7 +49,7 @@ from engine.devices import (
 from engine.fused import for_training
 from engine.heldout import evaluate, per_role, table
 from engine.loss import token_losses
-from engine.runs import METRICS, Output, check_output, settings_of
+from engine.runs import Output, check_output, settings_of
 from formats.checkpoint import ModelConfig, checkpoint_folder
 from formats.frames import load_frame
 from model import Transformer
@@ -169,18 +166,13 @@ def eval_files(args: argparse.Namespace) -> dict[str, Path]:
 # ---- data ----
 
 
-def load(folder: Path, longest: int, args: argparse.Namespace, processes: Processes) -> Trajectories:
+def load_trajectories(
+    folder: Path, longest: int, args: argparse.Namespace, processes: Processes
+) -> Trajectories:
     """The training data, rendered, without what is too long. Raises UserError."""
-    shared = bool(args.cache) and processes.size > 1
-    group = dist.new_group(backend="gloo", timeout=timedelta(days=1)) if shared else None
-    if shared and processes.rank > 0:
-        dist.barrier(group)  # until the first process has filled the cache
-    try:
-        workers = dataset.cores() if args.cache else dataset.cores() // processes.size
+    workers = dataset.cores() if args.cache else dataset.cores() // processes.size
+    with processes.first_alone(bool(args.cache)):  # it fills the cache for the others
         rendered = dataset.load(args.data, folder, args.cache, workers, processes.say, processes.bar())
-    finally:  # after a fault too, which the others then find for themselves
-        if shared and processes.rank == 0:
-            dist.barrier(group)
     return rendered.keep(dataset.fitting(rendered, args.data, longest, args.overlong, processes.say))
 
 
@@ -211,19 +203,12 @@ def learning_rate(step: int, steps: int, args: argparse.Namespace) -> float:
     return args.lr * shapes[args.schedule]
 
 
-def zero_sums(config: MoRConfig, device: torch.device) -> dict[str, Tensor]:
-    """What a step adds up over its micro-batches and the processes."""
-    shapes = {"terms": (4,), "by_role": (3, 4), "stop": (1,)}
-    shapes |= {f"load_{role}": (loras - 1,) for role, loras in zip(ROLES, config.loras, strict=True)}
-    return {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
-
-
 def train(
     model: Transformer,
     trajectories: Trajectories,
     plan: list[list[list[int]]],
     optimizer: torch.optim.AdamW,
-    output: "Output",
+    output: Output,
     step: int,
     args: argparse.Namespace,
     processes: Processes,
@@ -232,15 +217,15 @@ def train(
 
     Raises KeyboardInterrupt on Ctrl-C, after saving; UserError when the loss is no longer a finite number.
     """
-    gradients, config = flat_gradients(optimizer.param_groups[0]["params"]), mor.mor_layers(model)[0].config
-    alpha1, alpha2 = args.alpha1, args.alpha2
+    gradients = flat_gradients(optimizer.param_groups[0]["params"])
     model.train()
     with stop_on_signal() as caught, tqdm(total=len(plan), initial=step, disable=processes.bar()) as bar:
         while step < len(plan):  # Algorithm 1: repeat
-            step, started, sums = step + 1, time.perf_counter(), zero_sums(config, gradients.device)
+            step += 1
+            started = time.perf_counter()
             micro_batches = plan[step - 1]  # 1. a random batch of data
-            chosen = [trajectories[i] for i in itertools.chain(*micro_batches)]
-            tokens, supervised = sum(t.length for t in chosen), sum(t.supervised for t in chosen)
+            sums = StepSums(mor.mor_layers(model)[0].config, gradients.device)
+            supervised = sum(trajectories[i].supervised for i in itertools.chain(*micro_batches))
             gradients.zero_()
             for i in range(processes.rank, len(micro_batches), processes.size):
                 examples = [trajectories[j].example for j in micro_batches[i]]
@@ -248,51 +233,96 @@ def train(
                 ce = nll / supervised  # 3. the loss; Eq. 9
                 balance = mor.balance_loss(model) / len(micro_batches)  # Eqs. 10 to 12
                 orthogonal = mor.orthogonal_loss(model) if i == 0 else torch.zeros_like(ce)  # Eq. 13
-                loss = ce + alpha1 * balance + alpha2 * orthogonal  # Eq. 8
+                loss = ce + args.alpha1 * balance + args.alpha2 * orthogonal  # Eq. 8
                 loss.backward()
-                sums["terms"] += torch.stack((loss, ce, balance, orthogonal)).detach()
-                sums["by_role"] += by_role
-                for (role, load), count in zip(mor.router_load(model).items(), by_role[:, 3], strict=True):
-                    sums[f"load_{role}"] += load * count
-            sums["stop"] += len(caught)  # a signal to one process stops all of them after the same step
-            for values in (gradients, *sums.values()):
-                processes.sum(values)
+                sums.add(torch.stack((loss, ce, balance, orthogonal)), by_role, mor.router_load(model))
+            sums.stop += len(caught)  # a signal to one process stops all of them after the same step
+            processes.sum(gradients)
+            sums.over(processes)
 
-            loss, ce, balance, orthogonal = sums["terms"].tolist()
             grad_norm = float(torch.linalg.vector_norm(gradients))
-            if not math.isfinite(loss + grad_norm):
-                raise UserError(
-                    f"step {step}: loss {loss}, gradient norm {grad_norm}, wanted finite numbers; "
-                    f"{args.output} keeps the last save; lower --lr or --clip, or choose --dtype float32"
-                )
+            check_finite(step, float(sums.terms[0]), grad_norm, args.output)
             if 0 < args.clip < grad_norm:
                 gradients.mul_(args.clip / grad_norm)
-            optimizer.param_groups[0]["lr"] = lr = learning_rate(step, len(plan), args)
+            lr = learning_rate(step, len(plan), args)
+            optimizer.param_groups[0]["lr"] = lr
             optimizer.step()  # 4. update LoRAs and routers; all else is frozen
 
             seconds = time.perf_counter() - started
-            record = {"step": step, "loss": loss, "ce": ce, "balance": balance, "orthogonal": orthogonal}
-            record |= {"grad_norm": grad_norm, "lr": lr, "tokens": tokens, "supervised_tokens": supervised}
-            record |= {
-                "tokens_per_second": tokens / seconds,
-                "peak_memory_bytes": peak_memory(gradients.device),
-            }
-            record |= per_role(sums["by_role"].tolist())
-            for role, count in zip(ROLES, sums["by_role"][:, 3].tolist(), strict=True):
-                record[f"load_{role}"] = (sums[f"load_{role}"] / count).tolist() if count else None
+            record = step_record(step, sums, grad_norm, lr, seconds, peak_memory(gradients.device))
             report(bar, record, seconds, processes)
             if step % args.log_every == 0:
                 output.log(record)
-            if sums["stop"] or step % args.save_every == 0 or step == len(plan):
+            if sums.stop or step % args.save_every == 0 or step == len(plan):
                 output.save(step, model, optimizer)
-            if sums["stop"]:
+            if sums.stop:
                 processes.say(f"stopped after step {step} of {len(plan)}; --resume goes on with it")
                 raise KeyboardInterrupt
 
 
+class StepSums:
+    """What a step adds up over its micro-batches and then over the processes, in float64."""
+
+    def __init__(self, config: MoRConfig, device: torch.device):
+        options = dict(dtype=torch.float64, device=device)
+        self.terms = torch.zeros(4, **options)  # loss, cross-entropy, balance, orthogonal
+        self.by_role = torch.zeros(3, 4, **options)  # cross-entropy, hits, supervised tokens, tokens
+        self.load = [torch.zeros(loras - 1, **options) for loras in config.loras]  # f times tokens
+        self.stop = torch.zeros(1, **options)  # signals caught
+
+    def add(self, terms: Tensor, by_role: Tensor, load: dict[str, Tensor]) -> None:
+        """One micro-batch: terms [4], by_role [3, 4] of token_losses, load of mor.router_load."""
+        self.terms += terms.detach()
+        self.by_role += by_role
+        for role, name in enumerate(ROLES):
+            self.load[role] += load[name] * by_role[role, 3]
+
+    def over(self, processes: Processes) -> None:
+        """Add up over all processes."""
+        for values in (self.terms, self.by_role, *self.load, self.stop):
+            processes.sum(values)
+
+
+def step_record(
+    step: int, sums: StepSums, grad_norm: float, lr: float, seconds: float, peak_memory_bytes: int
+) -> dict:
+    """A line of metrics.jsonl. load_<role>: share of the role's tokens at each LoRA, None without tokens."""
+    loss, ce, balance, orthogonal = sums.terms.tolist()
+    _, _, supervised, tokens = sums.by_role.sum(dim=0).tolist()
+    loads = {}
+    for role, name in enumerate(ROLES):
+        of_role = sums.by_role[role, 3].item()
+        loads[f"load_{name}"] = (sums.load[role] / of_role).tolist() if of_role else None
+    return {
+        "step": step,
+        "loss": loss,
+        "ce": ce,
+        "balance": balance,
+        "orthogonal": orthogonal,
+        "grad_norm": grad_norm,
+        "lr": lr,
+        "tokens": int(tokens),
+        "supervised_tokens": int(supervised),
+        "tokens_per_second": tokens / seconds,
+        "peak_memory_bytes": peak_memory_bytes,
+        **per_role(sums.by_role.tolist()),
+        **loads,
+    }
+
+
+def check_finite(step: int, loss: float, grad_norm: float, output: Path) -> None:
+    """Raises UserError before a step that would put NaN or infinity into the adapter."""
+    if not math.isfinite(loss + grad_norm):
+        raise UserError(
+            f"step {step}: loss {loss}, gradient norm {grad_norm}, wanted finite numbers; "
+            f"{output} keeps the last save; lower --lr or --clip, or choose --dtype float32"
+        )
+
+
 def report(bar: tqdm, record: dict, seconds: float, processes: Processes) -> None:
     """A step on the bar or, where stderr is no terminal, about twenty lines in all."""
-    step, text = record["step"], f"loss {record['loss']:.4f}, {record['tokens_per_second']:,.0f} tokens/s"
+    step = record["step"]
+    text = f"loss {record['loss']:.4f}, {record['tokens_per_second']:,.0f} tokens/s"
     if not bar.disable:
         bar.set_postfix_str(text, refresh=False)
         bar.update()
@@ -322,16 +352,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.quick:
         processes.say(quick_run())
 
-    longest = args.max_length or min(args.tokens_per_batch, base.max_position_embeddings)
-    if longest > base.max_position_embeddings:
-        raise UserError(
-            f"--max-length: got {longest}, the model has {base.max_position_embeddings} positions"
-        )
-    trajectories = load(folder, longest, args, processes)
-    held_out = {
-        name: dataset.load_held_out(file, frame, longest, args.overlong, processes.say, processes.bar())
-        for name, file in args.eval_data.items()
-    }
+    longest = longest_trajectory(args, base)
+    trajectories = load_trajectories(folder, longest, args, processes)
+    held_out = {}
+    for name, file in args.eval_data.items():
+        options = args.overlong, processes.say, processes.bar()
+        held_out[name] = dataset.load_held_out(file, frame, longest, *options)
     plan = plan_steps(trajectories.lengths.tolist(), args)
     dtype = choose_dtype(args.dtype, device)
     args.dtype = str(dtype).removeprefix("torch.")
@@ -351,25 +377,33 @@ def main(argv: list[str] | None = None) -> None:
     model.gradient_checkpointing = args.gradient_checkpointing
     if args.compile:
         model.compile_elementwise()
-    trained, frozen = mor.count_parameters(model)
     # fused: one kernel for all; a loop over a thousand small ones takes as long as a small model's step
     parameters = mor.mor_parameters(model).values()
     optimizer = torch.optim.AdamW(parameters, weight_decay=args.weight_decay, fused=True)
-    step = output.restore(model, optimizer) if args.resume else 0
-    if not args.resume:
-        output.save(0, model, optimizer)
+    if args.resume:
+        step = output.restore(model, optimizer)
+    else:
+        step = 0
+        output.save(step, model, optimizer)
+    trained, frozen = mor.count_parameters(model)
     processes.say(
         f"{args.model} ({args.dtype}, {device}): {frozen:,} parameters frozen, {trained:,} trained\n"
         f"steps {step + 1} to {len(plan)} of up to {args.grad_accum} x {args.tokens_per_batch:,} tokens"
     )
     train(model, trajectories, plan, optimizer, output, step, args, processes)
     evaluate_all(len(plan))
-    if processes.rank == 0 and held_out:
-        lines = map(json.loads, (args.output / METRICS).read_text().splitlines())
-        print(table([line for line in lines if "eval" in line]))
+    if held_out:
+        processes.say(table(output.evaluations()))
     processes.say(f"adapter in {args.output}")
-    if processes.size > 1:
-        dist.destroy_process_group()
+    processes.end()
+
+
+def longest_trajectory(args: argparse.Namespace, base: ModelConfig) -> int:
+    """In tokens: --max-length, or else what a micro-batch and the model hold. Raises UserError."""
+    most = base.max_position_embeddings
+    if args.max_length > most:
+        raise UserError(f"--max-length: got {args.max_length}, the model has {most} positions")
+    return args.max_length or min(args.tokens_per_batch, most)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from cli import UserError
-
-# ---- processes ----
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -61,6 +60,29 @@ class Processes:
     def bar(self) -> bool | None:
         """tqdm's `disable`: None is off unless stderr is a terminal."""
         return None if self.rank == 0 else True
+
+    @contextmanager
+    def first_alone(self, wanted: bool = True) -> Iterator[None]:
+        """The first process goes through the block before all others, if that is wanted.
+
+        It lets them go after a fault too, which they then find for themselves.
+        """
+        if not wanted or self.size == 1:
+            yield
+            return
+        group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        if self.rank > 0:
+            dist.barrier(group)
+        try:
+            yield
+        finally:
+            if self.rank == 0:
+                dist.barrier(group)
+
+    def end(self) -> None:
+        """Leave the others."""
+        if self.size > 1:
+            dist.destroy_process_group()
 
 
 def start_processes(args: argparse.Namespace) -> tuple[Processes, torch.device]:

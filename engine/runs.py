@@ -18,9 +18,6 @@ from model import Transformer
 
 STATE, METRICS, ARGS = "training_state.safetensors", "metrics.jsonl", "train_args.json"
 
-
-# ---- the output folder ----
-
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter, beside the number of steps
 FREE = ("quick", "show", "device", "output", "resume", "save_every", "log_every", "eval_data", "eval_limit")
 FREE += ("gradient_checkpointing", "cache", "max_length", "overlong")  # the last two show in the data
@@ -72,6 +69,13 @@ class Output:
             raise UserError(
                 f"{path}: cannot be written ({error.strerror}); free space, then --resume"
             ) from None
+
+    def evaluations(self) -> list[dict]:
+        """The lines of metrics.jsonl that report an evaluation; none in other processes than the first."""
+        if not self.writes:
+            return []
+        lines = (self.folder / METRICS).read_text().splitlines()
+        return [line for line in map(json.loads, lines) if "eval" in line]
 
     def save(self, step: int, model: Transformer, optimizer: torch.optim.AdamW) -> None:
         """Write the training state, then the adapter; a kill between the two leaves it to `restore`."""

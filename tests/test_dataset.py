@@ -305,7 +305,7 @@ def one_of_two(
     for path in paths:
         args = train.parse_args(["--data", str(path), "--cache", str(cache)])
         try:
-            found = len(train.load(TINY, 4096, args, processes))
+            found = len(train.load_trajectories(TINY, 4096, args, processes))
         except UserError as fault:
             found = str(fault)
         answers.put((rank, found, len(rendered)))
