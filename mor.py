@@ -73,12 +73,13 @@ class MoRConfig:
                 faults.append(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
 
         check("rank", type(self.rank) is int and self.rank >= 1, "a whole number from 1")
-        check("loras", _three(self.loras, 2), "three whole numbers from 2: one shared, the others routed")
-        most = self.loras if _three(self.loras, 2) else (math.inf,) * 3
-        fits = _three(self.active, 1) and all(n <= top for n, top in zip(self.active, most, strict=True))
-        check("active", fits, "three whole numbers from 1 (the shared LoRA alone) to loras (all)")
-        named = isinstance(self.targets, tuple) and self.targets and all(map(_is_target, self.targets))
-        check("targets", named, "names of linears in the blocks without dots, such as q_proj")
+        loras_fit, active_fit = _three(self.loras, 2), _three(self.active, 1)
+        if loras_fit and active_fit:
+            active_fit = all(n <= loras for n, loras in zip(self.active, self.loras, strict=True))
+        check("loras", loras_fit, "three whole numbers from 2: one shared, the others routed")
+        check("active", active_fit, "three whole numbers from 1 (the shared LoRA alone) to loras (all)")
+        targets_fit = isinstance(self.targets, tuple) and self.targets and all(map(_is_target, self.targets))
+        check("targets", targets_fit, "names of linears in the blocks without dots, such as q_proj")
         check("shared_gate", type(self.shared_gate) is bool, "true or false")
         check("orthogonal", self.orthogonal in ("directions", "printed"), "directions or printed")
         if faults:
@@ -262,12 +263,16 @@ def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor
     "printed"     ||A_i^T A_j||^2, a product of shape [in, in]. It equals the inner product of A_i A_i^T and
                   A_j A_j^T, so it shrinks A without ever separating directions.
     """
-    layers, total = mor_layers(model), 0.0
-    printed = (config or layers[0].config).orthogonal == "printed"
+    layers = mor_layers(model)
+    reading = (config or layers[0].config).orthogonal
+    total = 0.0
     for role in ROLES:
         A = torch.stack([_gram(layer.lora_A[role][1:]) for layer in layers])  # [N, E, rank, E, rank]
         B = torch.stack([_gram(layer.lora_B[role][1:]) for layer in layers])
-        pairs = (_inner(A) if printed else _cross(A)) + _cross(B)  # [N, E, E]
+        if reading == "printed":
+            pairs = _inner(A) + _cross(B)  # [N, E, E]
+        else:
+            pairs = _cross(A) + _cross(B)
         total = total + pairs.triu(diagonal=1).sum()  # Eq. 13
     return total
 

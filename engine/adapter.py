@@ -12,14 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from cli import UserError, write_whole
+from cli import UserError, read_object, write_whole
 from mor import MoRConfig, mor_layers, mor_parameters, replace_linears
 
-# -------------------------------------------------------------------------------------- adapter save and load
-
 CONFIG, WEIGHTS, VERSION = "adapter_config.json", "adapter_model.safetensors", 1
-BASE_FIELDS = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-BASE_FIELDS += ("num_attention_heads", "num_key_value_heads", "head_dim")  # of the base model's config
+BASE_FIELDS = (  # of the base model's config: an adapter fits no other shape
+    *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+)
 
 
 def save_adapter(model: nn.Module, folder: str | Path) -> None:
@@ -42,10 +42,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> MoRConfig:
     unknown, missing or of another type or shape, an adapter of another base model.
     """
     path = Path(folder) / CONFIG
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); wanted the folder of an adapter") from None
+    saved = read_object(path, "the folder of an adapter, with its config whole")
     config = _parse_config(saved, model, path)
     path = Path(folder) / WEIGHTS
     try:
@@ -69,11 +66,9 @@ def _config_text(config: MoRConfig, model: nn.Module) -> str:
     return json.dumps({"format_version": VERSION, **options, **_base_shape(model)}, indent=2) + "\n"
 
 
-def _parse_config(saved: object, model: nn.Module, path: Path) -> MoRConfig:
+def _parse_config(saved: dict, model: nn.Module, path: Path) -> MoRConfig:
     names = [field.name.replace("targets", "target_modules") for field in fields(MoRConfig)]
     fixed = {"format_version": VERSION, **_base_shape(model)}
-    if not isinstance(saved, dict):
-        raise UserError(f"{path}: holds a {type(saved).__name__}, wanted an object with {', '.join(names)}")
     if wrong := sorted(set(saved) ^ {*names, *fixed}):
         kind = "unknown" if wrong[0] in saved else "missing"
         raise UserError(f"{path}: {wrong[0]} is {kind}, wanted exactly {', '.join([*fixed, *names])}")
@@ -95,6 +90,7 @@ def _fill(parameters: dict[str, nn.Parameter], file: safe_open, path: Path) -> N
     for name, parameter in parameters.items():
         tensor = file.get_tensor(name)
         if (tensor.shape, tensor.dtype) != (parameter.shape, parameter.dtype):
-            got, wanted = (f"{t.dtype} {list(t.shape)}" for t in (tensor, parameter))
+            got = f"{tensor.dtype} {list(tensor.shape)}"
+            wanted = f"{parameter.dtype} {list(parameter.shape)}"
             raise UserError(f"{path}: tensor {name} is {got}, wanted {wanted}")
         parameter.copy_(tensor)

@@ -83,12 +83,19 @@ def guess(sequence: Sequence, config: ModelConfig, history: Drafts | None, most:
     """
     if sequence.temperature:
         return []
-    sources = [drafts for drafts in (history, sequence.drafts) if drafts]
-    _, known, i = max((drafts.longest(sequence.ids) for drafts in sources), key=lambda found: found[0])
-    tokens, length = known[i : i + most], len(sequence.ids)
+    run, known, i = sequence.drafts.longest(sequence.ids)
+    if history:
+        elsewhere = history.longest(sequence.ids)
+        if elsewhere[0] >= run:
+            run, known, i = elsewhere
+    tokens = known[i : i + most]
+    length = len(sequence.ids)
     end = length + len(tokens)
-    same_table = config.uses_long_factor(end) == config.uses_long_factor(length)
-    return tokens if same_table and end <= config.max_position_embeddings else []
+    if end > config.max_position_embeddings:
+        return []
+    if config.uses_long_factor(end) != config.uses_long_factor(length):
+        return []
+    return tokens
 
 
 def next_tokens(model: Transformer, sequences: list[Sequence], history: Drafts | None = None) -> None:
@@ -101,12 +108,14 @@ def next_tokens(model: Transformer, sequences: list[Sequence], history: Drafts |
     guesses = guess_all(model, sequences, history)
     logits = score(model, sequences, guesses)
     best = logits.argmax(dim=-1).tolist()
+    row = 0  # the first of those of a sequence
     for sequence, tokens in zip(sequences, guesses, strict=True):
-        own, best = best[: len(tokens) + 1], best[len(tokens) + 1 :]
-        part, logits = logits[: len(own)], logits[len(own) :]
+        end = row + 1 + len(tokens)
+        own = best[row:end]
         if sequence.temperature:
-            own = [pick(part[0], sequence.temperature, sequence.top_p, sequence.generator)]
+            own = [pick(logits[row], sequence.temperature, sequence.top_p, sequence.generator)]
         accept(sequence, tokens, own, history)
+        row = end
 
 
 def guess_all(model: Transformer, sequences: list[Sequence], history: Drafts | None) -> list[list[int]]:
@@ -118,7 +127,7 @@ def guess_all(model: Transformer, sequences: list[Sequence], history: Drafts | N
 @torch.inference_mode()
 def score(model: Transformer, sequences: list[Sequence], guesses: list[list[int]]) -> Tensor:
     """Logits behind the last token of each sequence and each guessed one: [sequences + guessed, vocab]."""
-    device, ids, role_ids, lengths, rows = model.model.norm.weight.device, [], [], [], []
+    ids, role_ids, lengths, rows = [], [], [], []
     for sequence, tokens in zip(sequences, guesses, strict=True):
         cache, length = sequence.cache, len(sequence.ids)
         cache.truncate(length - 1)
@@ -129,10 +138,15 @@ def score(model: Transformer, sequences: list[Sequence], guesses: list[list[int]
             role_ids += sequence.role_ids[cache.length :] + [sequence.role] * len(tokens)
         lengths.append(length - cache.length + len(tokens))
         rows += range(len(ids) - len(tokens) - 1, len(ids))
-    caches = [sequence.cache for sequence in sequences]
-    roles = torch.tensor(role_ids, device=device) if role_ids else None
-    ids, rows = (torch.tensor(values, device=device) for values in (ids, rows))
-    return model.lm_head(model.hidden_states(ids, roles, lengths, cache=caches, rows=rows))
+    device = model.model.norm.weight.device
+    hidden = model.hidden_states(
+        torch.tensor(ids, device=device),
+        torch.tensor(role_ids, device=device) if role_ids else None,
+        lengths,
+        cache=[sequence.cache for sequence in sequences],
+        rows=torch.tensor(rows, device=device),
+    )
+    return model.lm_head(hidden)
 
 
 def accept(sequence: Sequence, tokens: list[int], best: list[int], history: Drafts | None) -> None:

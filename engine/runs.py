@@ -19,8 +19,10 @@ from model import Transformer
 STATE, METRICS, ARGS = "training_state.safetensors", "metrics.jsonl", "train_args.json"
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter, beside the number of steps
-FREE = ("quick", "show", "device", "output", "resume", "save_every", "log_every", "eval_data", "eval_limit")
-FREE += ("gradient_checkpointing", "cache", "max_length", "overlong")  # the last two show in the data
+FREE = (  # flags that may change when a run goes on; --max-length and --overlong show in the data
+    *("quick", "show", "device", "output", "resume", "save_every", "log_every", "eval_data", "eval_limit"),
+    *("gradient_checkpointing", "cache", "max_length", "overlong"),
+)
 
 
 def check_output(folder: Path, resume: bool) -> None:
@@ -40,8 +42,9 @@ def settings_of(args: argparse.Namespace, trajectories: Trajectories, model: Tra
     rendered = hashlib.sha256(trajectories.digests.tobytes())
     norm = model.model.norm.weight.detach().float().cpu().numpy()  # enough to tell two trainings apart
     base = hashlib.sha256(repr(model.config).encode() + norm.tobytes())
-    settings |= {"data": f"data {rendered.hexdigest()[:16]}", "model": f"model {base.hexdigest()[:16]}"}
-    return json.loads(json.dumps(settings))
+    settings["data"] = f"data {rendered.hexdigest()[:16]}"
+    settings["model"] = f"model {base.hexdigest()[:16]}"
+    return json.loads(json.dumps(settings))  # tuples become lists, as in the file they are compared with
 
 
 class Output:
@@ -82,12 +85,14 @@ class Output:
         if not self.writes:
             return
         metrics_bytes = (self.folder / METRICS).stat().st_size
-        state, tensors = dict(step=step, metrics_bytes=metrics_bytes, settings=self.settings), {}
+        state = json.dumps({"step": step, "metrics_bytes": metrics_bytes, "settings": self.settings})
+        tensors = {}
         for name, parameter in mor.mor_parameters(model).items():
             tensors[f"parameter.{name}"] = parameter.detach()
-            for moment in MOMENTS if step else ():
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-        write_whole(self.folder / STATE, lambda path: save_file(tensors, path, {"state": json.dumps(state)}))
+            if step:  # before the first, AdamW keeps nothing
+                for moment in MOMENTS:
+                    tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+        write_whole(self.folder / STATE, lambda path: save_file(tensors, path, {"state": state}))
         if step:
             save_adapter(model, self.folder)
 
@@ -104,21 +109,28 @@ class Output:
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise UserError(f"{path}: not a training state ({error}); start anew elsewhere") from None
         for name, value in self.settings.items():
-            if value != (before := state["settings"].get(name)):
+            before = state["settings"].get(name)
+            if value != before:
                 got = f"--{name.replace('_', '-')}: got {value}, the run in {self.folder} has {before}"
                 raise UserError(f"{got}; resume with that, or start anew in another --output")
-        step, moments = state["step"], {}
+        step = state["step"]
+        moments = {}
         for index, (name, parameter) in enumerate(mor.mor_parameters(model).items()):
             parameter.data.copy_(tensors[f"parameter.{name}"])
             if step:
                 moments[index] = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS}
                 moments[index]["step"] = torch.tensor(float(step))
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-        metrics = self.folder / METRICS
-        if self.writes and metrics.exists():
-            os.truncate(metrics, min(state["metrics_bytes"], metrics.stat().st_size))
-        for left_over in self.folder.glob(".*.tmp") if self.writes else ():  # of a killed save
-            left_over.unlink()
-        if step and self.writes:
-            save_adapter(model, self.folder)  # after the last step, no save would follow
+        if self.writes:
+            self._restore_files(state, model)
         return step
+
+    def _restore_files(self, state: dict, model: Transformer) -> None:
+        """Cut metrics.jsonl back, remove what a killed save left, write the adapter of that save."""
+        metrics = self.folder / METRICS
+        if metrics.exists():
+            os.truncate(metrics, min(state["metrics_bytes"], metrics.stat().st_size))
+        for left_over in self.folder.glob(".*.tmp"):
+            left_over.unlink()
+        if state["step"]:
+            save_adapter(model, self.folder)  # after the last step, no save would follow

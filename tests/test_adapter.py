@@ -122,9 +122,12 @@ REFUSED = {  # fault: (how to make it, what the one line must say)
         lambda f: (f / "adapter_model.safetensors").unlink(),
         "adapter_model.safetensors: cannot be read",
     ),
-    "config cut": (write("adapter_config.json", b'{"rank": 2,'), "adapter_config.json: cannot be read"),
-    "config not text": (write("adapter_config.json", b"\xff\xfe\x00"), "adapter_config.json: cannot be read"),
-    "config a list": (write("adapter_config.json", b"[1]"), "holds a list"),
+    "config cut": (write("adapter_config.json", b'{"rank": 2,'), "adapter_config.json: not JSON"),
+    "config not text": (
+        write("adapter_config.json", b"\xff\xfe\x00"),
+        "config.json: byte 0 is not UTF-8",
+    ),
+    "config a list": (write("adapter_config.json", b"[1]"), r"got \[1\]; wanted the folder of an adapter"),
     "weights cut": (
         write("adapter_model.safetensors", b"\x08\x00\x00"),
         "adapter_model.safetensors: cannot be read",
