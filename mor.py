@@ -60,7 +60,7 @@ class MoRConfig:
     active: tuple[int, int, int] = (4, 4, 3)  # per token, the shared one included
     targets: tuple[str, ...] = TARGETS  # last parts of names; the default stands for those of it a model has
     shared_gate: bool = False  # paper silent: the released code gates the shared LoRA, Eq. 7 does not
-    orthogonal: str = "directions"  # or "printed": two readings of Eq. 13, see orthogonal_loss
+    orthogonal: str = "directions"  # or "printed": two readings of Eq. 13, see overlap
 
     def __post_init__(self) -> None:
         for name in ("loras", "active", "targets"):
@@ -201,16 +201,18 @@ class MoRLinear(nn.Module):
         return nn.Parameter(torch.zeros(shape, dtype=torch.float32, device=self.base.weight.device))
 
     @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator) -> None:
+    def reset_parameters(self, generator: torch.Generator, init: str = "lora") -> None:
         """A and router uniform within 1/sqrt(in), kaiming_uniform(a=sqrt 5) for each LoRA; B stays zero.
 
-        (nn.init would take rank * in for the fan-in of a stack.) Drawn on the CPU: the same on every device.
+        init "released": A within 1/sqrt(rank * in), as in the released code, whose nn.init takes a stack of
+        LoRAs for one matrix. Drawn on the CPU: the same on every device.
         """
         bound = 1 / math.sqrt(self.base.in_features)
+        bound_A = bound / math.sqrt(self.config.rank) if init == "released" else bound
         for role in ROLES:
-            for weight in (self.lora_A[role], self.router[role]):
+            for weight, most in ((self.lora_A[role], bound_A), (self.router[role], bound)):
                 if not weight.is_meta:
-                    weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+                    weight.copy_(torch.empty(weight.shape).uniform_(-most, most, generator=generator))
 
     def forward(self, x: Tensor, roles: RoleRows | None = None) -> Tensor:
         """x [T, in], its rows grouped as `roles` says -> [T, out] in x's dtype. Raises UserError without."""
@@ -232,11 +234,12 @@ def _in_backward() -> bool:
 # -------------------------------------------------------------------------------------- losses, Eqs. 10 to 13
 
 
-def balance_loss(model: nn.Module) -> Tensor:
-    """Sum over roles and adapted linears, of the last forward in training mode.
+def balance_loss(model: nn.Module, over_linears: str = "sum") -> Tensor:
+    """Sum over roles, and sum or mean over adapted linears, of the last forward in training mode.
 
-    Each adds top_k when its load is even, and 0 when the role has no token.
-    Paper silent: the statistics are over one micro-batch, and over tokens that are trained or not.
+    A linear adds top_k of each role when its load is even, and 0 for a role without a token.
+    Paper silent: whether linears are added up, as Switch Transformers adds its layers, or averaged; and the
+    statistics are over one micro-batch, its tokens trained or not.
     """
     layers = mor_layers(model)
     assert all(layer.statistics for layer in layers), "balance_loss needs a forward in training mode"
@@ -245,7 +248,8 @@ def balance_loss(model: nn.Module) -> Tensor:
     assert P.requires_grad or not torch.is_grad_enabled(), "no gradient: a reentrant checkpoint?"
     routed = torch.tensor(layers[0].config.loras) - 1
     E = routed.repeat_interleave(routed).to(P)  # [sum of E]: of each LoRA, how many its role has
-    return (E * f * P).sum()  # Eq. 10
+    total = (E * f * P).sum()  # Eq. 10
+    return total / len(layers) if over_linears == "mean" else total
 
 
 def router_load(model: nn.Module) -> dict[str, Tensor]:
@@ -256,49 +260,43 @@ def router_load(model: nn.Module) -> dict[str, Tensor]:
 
 
 def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor:
-    """Sum over pairs i < j of a role's routed LoRAs, over roles and adapted linears. It depends on no token.
+    """Eq. 13: sum over pairs i < j of a role's routed LoRAs, over roles and adapted linears; of no token.
 
-    With A_i [rank, in], B_i [out, rank], a pair adds ||B_i^T B_j||^2 and, by config.orthogonal, either
-    "directions"  ||A_i A_j^T||^2: zero when the rows of A_i are orthogonal to those of A_j, as the text asks;
-    "printed"     ||A_i^T A_j||^2, a product of shape [in, in]. It equals the inner product of A_i A_i^T and
-                  A_j A_j^T, so it shrinks A without ever separating directions.
+    engine/fused.py has the same without products of size [out, out]. config: for another reading of it.
     """
     layers = mor_layers(model)
     reading = (config or layers[0].config).orthogonal
-    total = 0.0
-    for role in ROLES:
-        A = torch.stack([_gram(layer.lora_A[role][1:]) for layer in layers])  # [N, E, rank, E, rank]
-        B = torch.stack([_gram(layer.lora_B[role][1:]) for layer in layers])
-        if reading == "printed":
-            pairs = _inner(A) + _cross(B)  # [N, E, E]
-        else:
-            pairs = _cross(A) + _cross(B)
-        total = total + pairs.triu(diagonal=1).sum()  # Eq. 13
+    total = torch.zeros(())
+    for layer in layers:
+        for role in ROLES:
+            A, B = layer.lora_A[role], layer.lora_B[role]
+            for i in range(1, len(A)):
+                for j in range(i + 1, len(A)):
+                    total = total + overlap(A[i], A[j], B[i], B[j], reading)
     return total
 
 
-def _gram(weight: Tensor) -> Tensor:
-    """[E, rank, d] -> [E, rank, E, rank], whose block (i, j) is weight[i] @ weight[j].T."""
-    rows = weight.flatten(0, 1)
-    return (rows @ rows.T).view(weight.shape[:2] + weight.shape[:2])
+def overlap(A_i: Tensor, A_j: Tensor, B_i: Tensor, B_j: Tensor, reading: str) -> Tensor:
+    """One pair of Eq. 13. A_i, A_j [rank, in]; B_i, B_j [rank, out], as they are stored.
 
-
-def _cross(gram: Tensor) -> Tensor:
-    """Squared norms of the blocks (i, j): [N, E, E]."""
-    return gram.square().sum(dim=(2, 4))
-
-
-def _inner(gram: Tensor) -> Tensor:
-    """Inner products of the blocks (i, i) and (j, j): [N, E, E]."""
-    own = gram.diagonal(dim1=1, dim2=3).flatten(1, 2)  # [N, rank * rank, E]
-    return own.mT @ own
+    "directions"  both products are [rank, rank]: zero where the rows of one are orthogonal to the other's, as
+                  the text asks and as O-LoRA has it
+    "printed"     with the shapes that the paper prints, where the factor called B goes down and A goes up:
+                  B_i^T B_j is [rank, rank] and A_i^T A_j is [out, out]. For factors of full rank the latter
+                  is never zero: it shrinks the up factors instead of separating them
+    """
+    down = A_i @ A_j.T  # [rank, rank]
+    up = B_i @ B_j.T if reading == "directions" else B_i.T @ B_j
+    return down.square().sum() + up.square().sum()
 
 
 # ------------------------------------------------------------------------------------ into and out of a model
 
 
-def add_mor(model: nn.Module, config: MoRConfig, seed: int = 0) -> int:
+def add_mor(model: nn.Module, config: MoRConfig, seed: int = 0, init: str = "lora") -> int:
     """Freeze the model and make its targeted linears MoRLinears; return their number.
+
+    init: "lora" or "released", see MoRLinear.reset_parameters.
 
     The initial values follow from the seed alone: one generator, linears in the order of their names.
     Raises UserError as replace_linears does.
@@ -306,7 +304,7 @@ def add_mor(model: nn.Module, config: MoRConfig, seed: int = 0) -> int:
     layers = replace_linears(model, config)
     generator = torch.Generator().manual_seed(seed)
     for layer in layers:
-        layer.reset_parameters(generator)
+        layer.reset_parameters(generator, init)
     return len(layers)
 
 

@@ -5,8 +5,8 @@
     torchrun --nproc-per-node 8 train.py --data train.jsonl --model DIR  eight GPUs, the same result
     python train.py --data train.jsonl --model Qwen/Qwen2.5-Coder-1.5B   base model from the hub
 
-The same command with --resume goes on with a run that was stopped. Defaults are the paper's (section 4.1):
-rank 16; 5, 5 and 4 LoRAs, 4, 4 and 3 of them active; lr 5e-5; 4 epochs; alpha1 1e-3; alpha2 1e-4.
+The same command with --resume goes on with a run that was stopped. Defaults are those of section 4.2: rank
+16; 5, 5 and 4 LoRAs, 4, 4 and 3 of them active; lr 5e-5; 4 epochs; alpha1 1e-3; alpha2 1e-4.
 
 A step takes --grad-accum micro-batches, shared out over the processes; a micro-batch is a pack of whole
 trajectories of up to --tokens-per-batch tokens. Paper silent:
@@ -14,7 +14,7 @@ trajectories of up to --tokens-per-batch tokens. Paper silent:
     first backward, so that it does not depend on the split into micro-batches and processes.
   - Eqs. 10 to 12 take their statistics from one micro-batch; a step's balance loss is the mean over its
     micro-batches. Eq. 13 depends on the parameters alone and enters once a step.
-  - Batch size; warm-up, then a cosine down to 0; clipping at norm 1; no weight decay.
+  - AdamW; batch size; warm-up, then a cosine down to 0; clipping at norm 1; no weight decay.
 
 The output folder holds adapter_config.json and adapter_model.safetensors; train_args.json; metrics.jsonl, a
 line per logged step (about that step alone) and per evaluation; and training_state.safetensors, all that
@@ -46,7 +46,7 @@ from engine.devices import (
     start_processes,
     stop_on_signal,
 )
-from engine.fused import for_training
+from engine.fused import for_training, orthogonal_loss
 from engine.heldout import evaluate, per_role, table
 from engine.loss import token_losses
 from engine.runs import Output, check_output, settings_of
@@ -97,11 +97,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--rank", type=positive, default=config.rank, metavar="N", help="of every LoRA")
     add("--loras", type=triple, default="5,5,4", metavar="N,N,N",
         help="LoRAs of reasoner, executor, summarizer, the shared one included")
-    add("--active", type=triple, default="4,4,3", metavar="N,N,N", help="of these per token, likewise")
+    add("--active", type=triple, default=None, metavar="N,N,N",
+        help="of these per token, likewise; None: all but one of each role's, as in section 4.4")
     add("--targets", default=",".join(config.targets), metavar="NAMES", help="names of linears to adapt")
-    add("--orthogonal", choices=("directions", "printed"), default="directions", help="reading of Eq. 13")
     add("--shared-gate", action=argparse.BooleanOptionalAction, default=False,
-        help="put a sigmoid gate on the shared LoRA")
+        help="put a sigmoid gate on the shared LoRA, as the released code does and Eq. 7 does not")
+    add("--init", choices=("lora", "released"), default="lora",
+        help="A starts within 1/sqrt(in), or within 1/sqrt(rank * in) as in the released code")
 
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=number(float, 1e-6), default=4.0, metavar="F", help="passes over the data")
@@ -114,7 +116,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--weight-decay", type=amount, default=0.0, metavar="F", help="of AdamW")
     add("--clip", type=amount, default=1.0, metavar="NORM", help="of the gradient at most; 0: no clipping")
     add("--alpha1", type=amount, default=1e-3, metavar="F", help="weight of the balance loss in Eq. 8")
+    add("--balance", choices=("sum", "mean"), default="sum",
+        help="of Eq. 10 over the adapted linears; the mean is less by their number, 112 for Llama-3.2-1B")
     add("--alpha2", type=amount, default=1e-4, metavar="F", help="weight of the orthogonal loss in Eq. 8")
+    add("--orthogonal", choices=("directions", "printed"), default="directions",
+        help="Eq. 13 by [rank, rank] products of both factors, or with the shapes that the paper prints")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, metavar="N", help="of adapter and data order")
 
     add = parser.add_argument_group("output").add_argument
@@ -130,6 +136,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.set_defaults(quick=True, model=str(HERE / "tiny"), **QUICK_RUN)
         args = parser.parse_args(argv)
     args.eval_data = eval_files(args)
+    if args.active is None:
+        args.active = tuple(loras - 1 for loras in args.loras)
     return args
 # fmt: on
 
@@ -231,8 +239,8 @@ def train(
                 examples = [trajectories[j].example for j in micro_batches[i]]
                 nll, by_role = token_losses(model, examples)  # 2. forward with MoR, Eq. 5
                 ce = nll / supervised  # 3. the loss; Eq. 9
-                balance = mor.balance_loss(model) / len(micro_batches)  # Eqs. 10 to 12
-                orthogonal = mor.orthogonal_loss(model) if i == 0 else torch.zeros_like(ce)  # Eq. 13
+                balance = mor.balance_loss(model, args.balance) / len(micro_batches)  # Eqs. 10 to 12
+                orthogonal = orthogonal_loss(model) if i == 0 else torch.zeros_like(ce)  # Eq. 13
                 loss = ce + args.alpha1 * balance + args.alpha2 * orthogonal  # Eq. 8
                 loss.backward()
                 sums.add(torch.stack((loss, ce, balance, orthogonal)), by_role, mor.router_load(model))
@@ -372,7 +380,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.resume:
         output.start(args)
         evaluate_all(0)  # of the base alone, as fast as it is: an adapter that starts at zero changes nothing
-    mor.add_mor(model, config, args.seed)
+    mor.add_mor(model, config, args.seed, args.init)
     for_training(model)
     model.gradient_checkpointing = args.gradient_checkpointing
     if args.compile:

@@ -126,7 +126,7 @@ def flat_gradients(parameters: list[nn.Parameter]) -> Tensor:
     A gradient is never None, so AdamW updates the same parameters however a step is split.
     """
     sizes = [p.numel() for p in parameters]
-    flat = torch.zeros(sum(sizes), device=parameters[0].device)
+    flat = torch.zeros(sum(sizes), dtype=parameters[0].dtype, device=parameters[0].device)
     for parameter, part in zip(parameters, flat.split(sizes), strict=True):
         parameter.grad = part.view_as(parameter)
     return flat

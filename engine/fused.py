@@ -1,4 +1,4 @@
-"""mor.mor_layer with forward and backward written out: the form for training.
+"""mor.mor_layer with forward and backward written out, and Eq. 13 by small products: the forms for training.
 
     for_training(model)  # every MoRLinear of the model runs MoRFunction from now on
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mor import load_statistics, mor_layers
+from mor import ROLES, MoRConfig, load_statistics, mor_layers
 
 
 def for_training(model: nn.Module) -> nn.Module:
@@ -123,3 +123,40 @@ def route_backward(pull: Tensor, d_P: Tensor, gates: Tensor, probs: Tensor, shar
         return d_scores
     d_shared = pull[:, :1] * (1 - gates[:, :1])  # of a sigmoid g: dg g (1 - g)
     return torch.cat([d_shared, d_scores], dim=1)
+
+
+def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor:
+    """mor.orthogonal_loss, Eq. 13, with one matrix product for all pairs of a linear, role and factor.
+
+    The squared norm of the [out, out] product B_i^T B_j, of the printed reading, is the inner product of the
+    [rank, rank] matrices B_i B_i^T and B_j B_j^T.
+    """
+    layers = mor_layers(model)
+    reading = (config or layers[0].config).orthogonal
+    total = 0.0
+    for role in ROLES:
+        A = torch.stack([gram(layer.lora_A[role][1:]) for layer in layers])  # [N, E, rank, E, rank]
+        B = torch.stack([gram(layer.lora_B[role][1:]) for layer in layers])
+        if reading == "directions":
+            pairs = squared_norms(A) + squared_norms(B)  # [N, E, E]
+        else:
+            pairs = squared_norms(A) + inner_products(B)
+        total = total + pairs.triu(diagonal=1).sum()
+    return total
+
+
+def gram(weight: Tensor) -> Tensor:
+    """[E, rank, d] -> [E, rank, E, rank], whose block (i, j) is weight[i] @ weight[j].T."""
+    rows = weight.flatten(0, 1)
+    return (rows @ rows.T).view(weight.shape[:2] + weight.shape[:2])
+
+
+def squared_norms(gram: Tensor) -> Tensor:
+    """Of the blocks (i, j): [N, E, E]."""
+    return gram.square().sum(dim=(2, 4))
+
+
+def inner_products(gram: Tensor) -> Tensor:
+    """Of the blocks (i, i) and (j, j): [N, E, E]."""
+    own = gram.diagonal(dim1=1, dim2=3).flatten(1, 2)  # [N, rank * rank, E]
+    return own.mT @ own

@@ -19,7 +19,9 @@ LOGIT_ROWS = 512  # positions whose logits exist at a time: 0.25 GB in fp32 for 
 
 
 class HeadCrossEntropy(torch.autograd.Function):
-    """states [S, hidden], frozen head [vocab, hidden], wanted ids [S] -> losses [S] and hits [S], float32.
+    """states [S, hidden], frozen head [vocab, hidden], wanted ids [S] -> losses [S] and hits [S].
+
+    Both are float32, or float64 where the states are.
 
     The gradient of the states is made in forward, while the logits of a chunk exist: two matmuls a chunk. To
     keep the logits for backward takes too much memory, to make them anew there a third matmul.
@@ -27,17 +29,18 @@ class HeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, states: Tensor, head: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        losses, hits = states.new_empty(2, len(states), dtype=torch.float32)
+        dtype = torch.promote_types(states.dtype, torch.float32)
+        losses, hits = states.new_empty(2, len(states), dtype=dtype)
         d_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         for start in range(0, len(states), LOGIT_ROWS):
             rows = slice(start, start + LOGIT_ROWS)
             ids = wanted[rows, None]
-            log_probs = (states[rows] @ head.T).float().log_softmax(dim=1)  # [rows, vocab]
+            log_probs = (states[rows] @ head.T).to(dtype).log_softmax(dim=1)  # [rows, vocab]
             of_wanted = log_probs.gather(1, ids)[:, 0]
             losses[rows] = -of_wanted
             hits[rows] = of_wanted == log_probs.amax(dim=1)  # several times as fast as argmax
             if d_states is not None:
-                d_logits = log_probs.exp_().scatter_add_(1, ids, -torch.ones_like(ids, dtype=torch.float32))
+                d_logits = log_probs.exp_().scatter_add_(1, ids, -torch.ones_like(ids, dtype=dtype))
                 d_states[rows] = d_logits.to(states.dtype) @ head
         ctx.mark_non_differentiable(hits)
         ctx.save_for_backward(d_states)

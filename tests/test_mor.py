@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import mor
 from cli import UserError
+from engine import fused
 from engine.fused import MoRFunction
 from model import Linear, ModelConfig, Transformer
 from mor import ROLES, MoRConfig, MoRLinear, RoleRows
@@ -92,13 +93,14 @@ def naive_balance(x: Tensor, roles: list[str], layer: MoRLinear) -> Tensor:
 
 
 def naive_orthogonal(layers: list[MoRLinear], form: str) -> Tensor:
+    """With the factors in the shapes that the paper prints, B [in, rank] first and A [rank, out] second."""
     total = torch.zeros((), dtype=torch.float64)
     for layer in layers:
         for role in ROLES:
-            A, B = layer.lora_A[role], [b.T for b in layer.lora_B[role]]  # [rank, in], [out, rank]
+            B, A = [a.T for a in layer.lora_A[role]], list(layer.lora_B[role])
             for i in range(1, len(A)):
                 for j in range(i + 1, len(A)):
-                    a = A[i].T @ A[j] if form == "printed" else A[i] @ A[j].T  # [in, in] or [rank, rank]
+                    a = A[i].T @ A[j] if form == "printed" else A[i] @ A[j].T  # [out, out] or [rank, rank]
                     total = total + (a**2).sum() + ((B[i].T @ B[j]) ** 2).sum()
     return total
 
@@ -278,6 +280,28 @@ def test_even_load_gives_k_and_the_load_is_reported():
     assert sorted(load["executor"].tolist()) == [0, 1, 1, 1]
 
 
+def test_balance_is_a_sum_over_linears_or_their_mean():
+    """Of 112 even loads, as in Llama-3.2-1B, alpha1 times the sum is 0.90 and alpha1 times the mean 0.008."""
+    layers = nn.ModuleList(random_layer(MoRConfig(rank=2), size=(4, size)) for size in (6, 5, 7))
+    x = torch.randn(9, 4, dtype=torch.float64)
+    for layer in layers:
+        layer(x, RoleRows([4, 2, 3]))
+    each = [mor.balance_loss(layer) for layer in layers]
+    torch.testing.assert_close(mor.balance_loss(layers), sum(each))
+    torch.testing.assert_close(mor.balance_loss(layers, "mean"), sum(each) / 3)
+    assert 1e-3 * 112 * (3 + 3 + 2) == pytest.approx(0.896)
+
+
+def test_router_load_is_the_mean_over_linears():
+    layers = nn.ModuleList(random_layer(MoRConfig(rank=2)) for _ in range(2))
+    x = torch.randn(5, 12, dtype=torch.float64)
+    layers[0](x, RoleRows([5, 0, 0]))
+    layers[1](-x, RoleRows([5, 0, 0]))
+    first, second = (layer.statistics[0][:4] for layer in layers)
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(mor.router_load(layers)["reasoner"], (first + second) / 2)
+
+
 def test_statistics_are_those_of_the_last_training_forward():
     layer = random_layer(MoRConfig(rank=2)).eval()
     x = torch.randn(5, 12, dtype=torch.float64)
@@ -343,25 +367,28 @@ def test_ddp_goes_on_when_roles_are_absent(tmp_path, form):
 # ----------------------------------------------------------------------------------------------------- Eq. 13
 
 
-@pytest.mark.parametrize("form", ["directions", "printed"])
+@pytest.mark.parametrize("loss", [mor.orthogonal_loss, fused.orthogonal_loss], ids=["plain", "fused"])
+@pytest.mark.parametrize("reading", ["directions", "printed"])
 @pytest.mark.parametrize(("loras", "active"), SHAPES)
-def test_orthogonal_loss_equals_the_products_of_full_size(form, loras, active):
-    config = MoRConfig(rank=3, loras=loras, active=active, orthogonal=form)
+def test_orthogonal_loss_equals_the_products_of_the_printed_shapes(reading, loras, active, loss):
+    config = MoRConfig(rank=3, loras=loras, active=active, orthogonal=reading)
     layers = nn.ModuleList([random_layer(config), random_layer(config, size=(5, 8)), random_layer(config)])
     x = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    got, wanted = mor.orthogonal_loss(layers), naive_orthogonal(list(layers), form)
-    torch.testing.assert_close(got, wanted)
+    got, wanted = loss(layers), naive_orthogonal(list(layers), reading)
+    torch.testing.assert_close(got.double(), wanted)
     torch.testing.assert_close(gradients(got, x, layers), gradients(wanted, x, layers))
-    assert torch.equal(got, mor.orthogonal_loss(layers, config))
+    assert torch.equal(got, loss(layers, config))
 
 
-def test_only_the_directions_reading_is_zero_for_orthogonal_rows():
-    layer = random_layer(MoRConfig(rank=3, orthogonal="directions"))
+@pytest.mark.parametrize("loss", [mor.orthogonal_loss, fused.orthogonal_loss], ids=["plain", "fused"])
+def test_only_the_directions_reading_is_zero_for_orthogonal_rows(loss):
+    """Of the up factors; the printed reading adds rank for each pair of them."""
+    layer = random_layer(MoRConfig(rank=3, orthogonal="directions"), size=(10, 12))
     for role in ROLES:
-        layer.lora_B[role].data.zero_()
-        layer.lora_A[role].data[1:] = torch.eye(12)[: 3 * (len(layer.lora_A[role]) - 1)].unflatten(0, (-1, 3))
-    assert mor.orthogonal_loss(layer) == 0
-    assert mor.orthogonal_loss(layer, MoRConfig(orthogonal="printed")) == 3 * (6 + 6 + 3)  # rank, pairs
+        layer.lora_A[role].data.zero_()
+        layer.lora_B[role].data[1:] = torch.eye(12)[: 3 * (len(layer.lora_B[role]) - 1)].unflatten(0, (-1, 3))
+    assert loss(layer) == 0
+    assert loss(layer, MoRConfig(orthogonal="printed")) == 3 * (6 + 6 + 3)  # rank, pairs
 
 
 # --------------------------------------------------------------------------------- injection, start, counting
@@ -394,6 +421,16 @@ def test_initial_values_follow_from_the_seed_and_the_names_alone():
     mor.add_mor(forward, MoRConfig()), mor.add_mor(backward, MoRConfig())
     for name, parameter in mor.mor_parameters(forward).items():
         assert torch.equal(parameter, mor.mor_parameters(backward)[name])
+
+
+def test_the_released_start_of_A_is_smaller_by_the_root_of_the_rank():
+    """Its call on the stack of LoRAs takes rank * in for the fan-in; routers start as ours."""
+    ours, released = tiny_model(), tiny_model()
+    mor.add_mor(ours, MoRConfig(), seed=3)
+    mor.add_mor(released, MoRConfig(), seed=3, init="released")
+    for name, parameter in mor.mor_parameters(ours).items():
+        scale = 1 / 4 if ".lora_A." in name else 1  # rank 16
+        torch.testing.assert_close(mor.mor_parameters(released)[name], parameter * scale)
 
 
 def test_the_base_is_frozen_and_everything_else_trained():
