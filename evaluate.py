@@ -32,8 +32,8 @@ from tqdm import tqdm
 from agent import load, model_arguments, sampling_arguments
 from cli import ArgumentParser, UserError, number, run
 from engine.together import together
-from evaluation import bfcl, bfcl_questions
-from evaluation.bfcl import judge_bfcl, play_bfcl, question_of, read_bfcl, table_bfcl
+from evaluation import bfcl_questions
+from evaluation.bfcl import judge_bfcl, play_bfcl, read_bfcl, table_bfcl
 from evaluation.maths import judge_math, play_math, read_math, table_math
 from evaluation.results import encoded, header_of, in_order, read_results, resume, told
 from evaluation.roles import judge_roles, play_roles, read_roles, table_roles
@@ -72,8 +72,8 @@ def answer(args: Namespace) -> None:
                 file.write(encoded(line | suite.judge(line)))
 
 
-def score(path: Path, harness: Path | None) -> None:
-    """Judge the outputs in a file anew and print the table. harness: a folder for BFCL's own scorer."""
+def score(path: Path) -> None:
+    """Judge the outputs in a file anew and print the table."""
     with told(path, "wanted a result file"):
         header, lines = read_results(path, path.read_bytes(), SUITES)
     suite = SUITES[header["suite"]]
@@ -86,10 +86,6 @@ def score(path: Path, harness: Path | None) -> None:
     print(table, end="")
     if changed := sum(old != new for old, new in zip(lines, judged, strict=True)):
         print(f"{changed} verdicts are not those in the file, which other code has judged")
-    for category in dict.fromkeys(line["category"] for line in judged) if harness else ():
-        of_category = [line for line in judged if line["category"] == category]
-        questions, calls = map(question_of, of_category), [line["calls"] for line in of_category]
-        print(bfcl.write_results(harness, header["model"], [*questions], calls))
 
 
 # ---- the command ----
@@ -114,7 +110,6 @@ def parse_args(argv: list[str] | None) -> Namespace:
                 "metavar": "NAME",
             }
             add("--categories", nargs="+", **names, help="which")
-            add("--harness", type=Path, metavar="DIR", help="write results for BFCL's own scorer, too")
         if name == "math":
             add("--max-turns", type=number(int, 1), default=10, help="of roles: two a round, and two to end")
             add("--python", action="store_true", help="run the executor's Python, in a sandbox")
@@ -135,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")
     if args.suite != "score":
         answer(args)
-    score(args.output, getattr(args, "harness", None))
+    score(args.output)
 
 
 if __name__ == "__main__":

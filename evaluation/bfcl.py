@@ -1,4 +1,4 @@
-"""The Berkeley Function-Calling Leaderboard, all of it that needs no model: files, checks, columns, results.
+"""The Berkeley Function-Calling Leaderboard, all of it that needs no model: files, checks, columns.
 
     questions = read_questions(FOLDER, "live_multiple")   # or "bfcl-eval": the data of the installed package
     valid, reason = check(questions[0], [{"name": "f", "arguments": {"a": 1}}])
@@ -14,18 +14,13 @@ The check follows the published grader to its oddities, each named where it is. 
 read as calls is None: right for irrelevance alone. Not run here: REST, and questions that ask a web service.
 """
 
-import json
-import re
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from agent import Episode, sampling
-from cli import write_whole
 from engine.heldout import spread
 from evaluation import bfcl_check, bfcl_questions
-from evaluation.bfcl_questions import CATEGORIES, EXEC, LIVE, VERSIONS, Question, language_of
+from evaluation.bfcl_questions import CATEGORIES, EXEC, LIVE, Question
 from evaluation.tables import (
     Column,
     column_cells,
@@ -91,46 +86,6 @@ def columns(verdicts: dict[str, list[bool | None]]) -> dict[str, Column | None]:
         "Irrelevance": mean([over("irrelevance"), over("live_irrelevance")]),
     }
     return table | {"Average": mean([*table.values()][:4])}  # the paper's, of the columns that it reports
-
-
-# ---- results, as the official harness scores them ----
-
-
-def write_results(
-    folder: Path, model: str, questions: list[Question], predictions: list[list[dict] | None]
-) -> Path:
-    """Write folder/model/BFCL_v4_<category>_result.json for the questions of one category; return its path.
-
-    `folder` is the harness's result folder, in which it finds files at any depth below a model's name; it has
-    to know the model, as one that is prompted. What was no call, or not readable as one, is written [].
-    """
-    path = Path(folder) / model.replace("/", "_") / f"{VERSIONS[0]}_{questions[0].category}_result.json"
-    pairs = zip(questions, predictions, strict=True)
-    lines = [json.dumps({"id": q.id, "result": result_text(q, calls or [])}) + "\n" for q, calls in pairs]
-    write_whole(path, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
-    return path
-
-
-def result_text(question: Question, calls: list[dict]) -> str:
-    """Calls as `[f(a=1), g.h(b='x')]`; in Java and JavaScript sets with source text for values."""
-    language = language_of(question.category)
-    schemas = {f["name"]: f["parameters"].get("properties", {}) for f in question.functions}
-    written = []
-    for call in calls:
-        kinds = schemas.get(call["name"], {})
-        items = [(n, v, kinds.get(n, {}).get("type", "any")) for n, v in call["arguments"].items()]
-        values = [f"{n}={repr(v) if language == 'python' else source_text(v, kind)}" for n, v, kind in items]
-        written.append(f"{call['name']}({', '.join(values)})")
-    return f"[{', '.join(written)}]"
-
-
-def source_text(value: Any, kind: str) -> str:
-    """Source text as it is; but a String, and several words, get the quotes that decoding removes."""
-    if type(value) is not str:
-        return json.dumps(value)
-    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-    words = kind == "String" or kind == "any" and not re.search(r"[(\[{\"']", value) and " " in value
-    return f'"{value}"' if words and not quoted else value
 
 
 # ---- BFCL ----

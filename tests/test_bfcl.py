@@ -832,34 +832,6 @@ def test_record_of_a_dialogue():
     assert turns == [("user", ""), ("reasoner", ""), ("summarizer", "1\n\n2"), ("user", "")]
 
 
-# ---- results ----
-
-
-def test_results_in_the_layout_of_the_harness(tmp_path):
-    asked = question("parallel", [AREA], TWO)
-    calls = [call("geo.area", a=-1, unit='it\'s "m"\n', more=[1.5, None, {"k": True}]), call("name", of="x")]
-    path = bfcl.write_results(tmp_path, "org/model", [asked, asked, asked], [calls, [], None])
-    assert path == tmp_path / "org_model" / "BFCL_v4_parallel_result.json"
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    assert [line["id"] for line in lines] == ["parallel_0"] * 3
-    assert [line["result"] for line in lines][1:] == ["[]", "[]"]
-    assert lines[0]["result"].startswith("[geo.area(a=-1, unit=") and lines[0]["result"].endswith(
-        ", name(of='x')]"
-    )
-    one = bfcl.result_text(asked, calls[:1])
-    assert parse_call(one[1:-1]) == ("geo.area", [], calls[0]["arguments"])
-
-
-def test_results_in_java():
-    asked = question(
-        "simple_java", [function("a.f", s="String", n="integer", who="any", what="any", l="ArrayList")], []
-    )
-    arguments = {"s": "b c", "n": "5", "who": "me", "what": "John Doe", "l": "new ArrayList<>()"}
-    text = '[a.f(s="b c", n=5, who=me, what="John Doe", l=new ArrayList<>())]'
-    assert bfcl.result_text(asked, [call("a.f", **arguments)]) == text
-    assert bfcl.result_text(asked, [call("a.f", s='"b"', n=5)]) == '[a.f(s="b", n=5)]'
-
-
 # ---- the published data ----
 
 
