@@ -741,7 +741,7 @@ def test_the_installed_package_is_found_without_importing_it(folder, tmp_path_fa
 TWICE = ROW["function"][0] | {"description": "second"}
 FAULTS = [
     (["{"], None, "simple_python.json:1: .*not|Expecting"),
-    ([[]], None, "simple_python.json:1: line: got"),
+    ([[]], None, r"simple_python.json:1: got \[\]; wanted one JSON object"),
     ([ROW, {}], None, "simple_python.json:2: line.id: missing"),
     ([ROW | {"question": "Add."}], None, "json:1: line.question: got"),
     (
@@ -753,6 +753,7 @@ FAULTS = [
     ([ROW | {"function": [{"name": "f"}]}], None, r"json:1: line.function\[0\].parameters: missing"),
     ([ROW | {"function": [function(" f")]}], None, "json:1: function"),
     ([ROW | {"id": "\ud83d"}], None, "json:1: id: got half a character"),
+    ([ROW, "[" * 9999], None, "simple_python.json:2: not JSON"),
     ([ROW], [ANSWER, ANSWER], "got 2 answers, wanted one per line"),
     ([ROW], ["["], "possible_answer.*json:1:"),
     ([ROW], [ANSWER | {"ground_truth": [{"add": {"a": 1}}]}], "possible_answer.*json:1: line.ground_truth"),

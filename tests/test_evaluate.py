@@ -501,7 +501,7 @@ def test_results_of_another_run(folders, tmp_path, capsys, flags, words):
         ("bfcl --data {} --output {}/o --categories easy", "choose from"),
         ("bfcl --data {} --output {}/o", "holds no BFCL_v4_simple_python.json"),
         ("bfcl --data {}/bfcl --output {}/o --categories irrelevance --adapter {}", "no adapter there"),
-        ("bfcl --data {}/bfcl --output {}/text --categories irrelevance", "no result file"),
+        ("bfcl --data {}/bfcl --output {}/text --categories irrelevance", "wanted a result file"),
         ("bfcl --data {}/bfcl --output {} --categories irrelevance", "Is a directory"),
         ("bfcl --data {}/bfcl --output {}/text/o --categories irrelevance", "another --output"),
         ("math --data {}/text --output {}/o", "math: got no --python"),
@@ -510,7 +510,8 @@ def test_results_of_another_run(folders, tmp_path, capsys, flags, words):
         ("roles --data {}/absent --output {}/o", "absent: cannot be read"),
         ("roles --data {}/absent --output {}/o --seed 1", "unrecognized arguments: --seed 1"),
         ("score {}/absent", "No such file or directory; wanted"),
-        ("score {}/text", "no result file"),
+        ("score {}/text", "text:1: not JSON"),
+        ("score {}/other", "got no header; wanted a result file"),
         ("score {}/damaged", "damaged (KeyError"),
     ],
 )
@@ -518,6 +519,7 @@ def test_refusals(folders, tmp_path, monkeypatch, capsys, argv, words):
     monkeypatch.setenv("PATH", "/nowhere")  # without bubblewrap
     write_bfcl(tmp_path / "bfcl")
     (tmp_path / "text").write_text("Some text\nof somebody.\n")
+    write_lines(tmp_path / "other", {"header": {"suite": []}})
     write_lines(tmp_path / "damaged", {"header": {"suite": "math"}}, {"id": "1"})
     suite, *flags = argv.replace("{}", str(tmp_path)).split() or [""]
     model = ["--model", folders[0], "--adapter", folders[1]] if suite in ("bfcl", "math", "roles") else []
