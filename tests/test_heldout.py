@@ -85,7 +85,8 @@ SPELLED_DIFFERENTLY = "Action: get_4 Arguments: {{'n': 4.0}} Action: get_4 Actio
         ({"executor": "{0}, {1}, {1}"}, 0, 0, 2),  # one too many
         ({"executor": "Action: get_4 Arguments: {{'n': '4'}}, {1}"}, 0, 0, 2),  # a string is no number
         ({"executor": "I cannot"}, 0, 0, 2),
-        ({"executor": "{0}, {1}", "endless": True}, 0, 0, 0),  # no end of turn
+        ({"executor": "{0}, {1}", "endless": ["reasoner", "executor"]}, 0, 0, 0),  # no end of turn
+        ({"executor": "{0}, {1}", "endless": ["executor"]}, 0, 0, 2),
         ({"reasoner": "Something else. Next: executor"}, 1, 1, 1),
         ({"reasoner": "Next: summarizer"}, 1, 0, 1),
         ({"reasoner": "No role named."}, 1, 0, 0),
@@ -118,10 +119,19 @@ def test_what_counts_as_right(base, written, exact, exact_own, next_role):
         ids = frame.encode(text.format(*calls) if name == "executor" else text)
         longest = max(len(frame.encode(text)) for text in texts[name])
         assert len(ids) < max_new_tokens <= 2 * (longest + 1) + 16
-        yield from ids if written.get("endless") else [*ids, frame.end]
+        yield from ids if name in written.get("endless", []) else [*ids, frame.end]
 
     counts = right_turns(Transformer.from_pretrained(base), record, frame, script)
     assert (counts["exact"], counts["exact_own"], counts["next_role"]) == (exact, exact_own, next_role)
+
+
+def test_a_reference_that_decoding_spoils_is_right():
+    """A tokenizer may be unable to give back a character; then no text spells the calls of the record."""
+    record, spoiled = make_record(1), 'Action: get_1 Arguments: {"n": �}'
+    assert not holds(spoiled, record["trajectory"][2]["calls"])
+    line = {"turn": 2, "role": "executor", "text": spoiled, "reference": spoiled, "ended": True}
+    assert count_turns(record, [line])["exact"] == 1
+    assert count_turns(record, [line | {"ended": False}])["exact"] == 0
 
 
 def test_table_shows_first_and_last():
