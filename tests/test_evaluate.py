@@ -1,12 +1,11 @@
 """evaluate.py: scripted models for verdicts and tables, a tiny random one for the result file.
 
-The naive twins: the dynamic program of Levenshtein's distance; of a run that was killed, one that was not.
+The twin of a run that was killed is one that was not.
 """
 
 import ast
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import evaluate
 import mor
 from cli import run
 from engine.adapter import save_adapter
-from evaluation import maths, results, roles, tables
+from evaluation import maths, results, roles
 from model import ModelConfig, Transformer
 
 ROOT = Path(evaluate.__file__).parent
@@ -211,13 +210,6 @@ def test_a_turn_over_its_limit(play, tmp_path):
     assert [line["valid"] for line in lines] == [False, True]
 
 
-def test_the_papers_average_is_the_mean_of_its_columns():
-    for name, rows in tables.PAPER.items():
-        if "Average" in rows:
-            for figures in zip(*rows.values(), strict=True):
-                assert figures[-1] == pytest.approx(sum(figures[:-1]) / 4, abs=0.051), name
-
-
 # ---- GSM8K and MATH ----
 
 
@@ -261,29 +253,6 @@ def test_gsm8k_and_a_seed_for_each_question(play, tmp_path, monkeypatch, folders
 
 
 # ---- roles ----
-
-
-def naive_distance(a: str, b: str) -> int:
-    row = list(range(len(a) + 1))
-    for j, letter in enumerate(b, 1):
-        before, row[0] = row[:], j
-        for i in range(1, len(a) + 1):
-            row[i] = min(before[i] + 1, row[i - 1] + 1, before[i - 1] + (a[i - 1] != letter))
-    return row[-1]
-
-
-def test_levenshtein():
-    assert roles.distance("kitten", "sitting") == 3
-    assert [roles.similarity(*pair) for pair in (("", ""), ("", "ab"), ("ab", ""), ("ab", "abcd"))] == [
-        1,
-        0,
-        0,
-        0.5,
-    ]
-    chance = random.Random(0)
-    for _ in range(300):
-        a, b = ("".join(chance.choices("abé", k=chance.randrange(90))) for _ in range(2))
-        assert roles.distance(a, b) == naive_distance(a, b), (a, b)
 
 
 def make_record(i: int) -> dict:
