@@ -25,7 +25,7 @@ from agent import load, model_arguments, sampling_arguments
 from cli import ArgumentParser, UserError, number, run
 from engine.together import together
 from evaluation import bfcl, bfcl_questions, maths, roles
-from evaluation.results import encoded, header_of, in_order, read_results, resume, told
+from evaluation.results import encoded, file_faults, header_of, in_order, read_results, resume
 
 # A suite is a module with four functions; each question becomes a line of the result file.
 #   read(args) -> the questions; raises UserError
@@ -37,29 +37,30 @@ SUITES = {"bfcl": bfcl, "math": maths, "roles": roles}
 
 def answer(args: Namespace) -> None:
     """Play the questions that the result file does not hold yet, and add a line for each."""
-    suite, mend = SUITES[args.suite], "free space, or choose another --output"
+    suite = SUITES[args.suite]
+    mend = "free space, or choose another --output"
     questions = suite.read(args)
     model, frame = load(args)
     header = header_of(args, questions, model)
-    with told(args.output, mend):
+    with file_faults(args.output, mend):
         done = resume(args.output, header, SUITES)
     plays = (suite.play(model, frame, args, i, questions[i]) for i in range(done, len(questions)))
     with tqdm(total=len(questions), initial=done, unit="question", disable=None) as bar:
         for line in in_order(together(model, plays, args.batch), bar):
-            with told(args.output, mend), open(args.output, "ab") as file:
+            with file_faults(args.output, mend), open(args.output, "ab") as file:
                 file.write(encoded(line | suite.judge(line)))
 
 
 def score(path: Path) -> None:
-    """Judge the lines of a result file anew and print the table. Raises UserError."""
-    with told(path, "wanted a result file"):
+    """Judge the lines of a result file once more and print the table. Raises UserError."""
+    with file_faults(path, "wanted a result file"):
         header, lines = read_results(path, path.read_bytes(), SUITES)
     suite = SUITES[header["suite"]]
     try:
         judged = [line | suite.judge(line) for line in lines]
         table = suite.table(header, judged) if judged else ""
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error!r}); make it anew") from None
+        raise UserError(f"{path}: damaged ({error!r}); make it again") from None
     print(f"{header['model']}, adapter {header['adapter']}: {len(lines)} of {header['questions']} questions")
     print(table, end="")
     changed = sum(old != new for old, new in zip(lines, judged, strict=True))
@@ -76,7 +77,7 @@ def parse_args(argv: list[str] | None) -> Namespace:
     for name, suite in SUITES.items():
         command = commands.add_parser(name, description=suite.__doc__, help=suite.__doc__.split("\n")[0])
         add_arguments(command, name)
-    command = commands.add_parser("score", help="Judge the lines of a result file anew; print its table.")
+    command = commands.add_parser("score", help="Judge a result file once more and print its table.")
     command.add_argument("output", type=Path, metavar="FILE", help="results")
     args = parser.parse_args(argv)
     if args.suite == "math" and not (args.python or args.unsafe_python):

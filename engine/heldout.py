@@ -1,4 +1,4 @@
-"""Held-out turns: a trajectory is read once, its turns are written anew and held against the references.
+"""Held-out turns: the model reads a trajectory, writes its turns itself, and is compared with it.
 
 train.py reports the shares of right turns (`evaluate`, `table`), evaluate.py also how near the texts are.
 """
@@ -43,8 +43,8 @@ class Span:
     """Where a turn stands among the tokens of its trajectory."""
 
     start: int  # of its header
-    content: int  # behind the header
-    end: int  # behind the token that ends the turn
+    content: int  # of its first token after the header
+    end: int  # of the next turn
 
 
 @dataclass
@@ -114,7 +114,7 @@ def write_turns(
 
 
 def is_written(turn: dict, every: bool) -> bool:
-    """Whether write_turns writes a turn anew."""
+    """Whether write_turns writes a turn."""
     if turn["role"] == "reasoner" or "calls" in turn:
         return True
     return every and turn["role"] in ROLES
@@ -139,7 +139,7 @@ def write_after(
 ) -> tuple[str, bool]:
     """Turn i after the model's `own` turn in place of the one before it -> its text, and whether it ends."""
     start = read.spans[i - 1].start
-    read.cache.truncate(start)  # what stands behind are other tokens
+    read.cache.truncate(start)  # other tokens stand there
     example = data.render_turn(own, frame, data.domain_of(read.record))
     example.extend(data.render_header(read.record["trajectory"][i]["role"], frame))
     ids, role_ids = read.ids[:start] + example.input_ids, read.role_ids[:start] + example.role_ids

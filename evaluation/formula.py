@@ -141,10 +141,11 @@ class Formula:
         deeper = (*CLOSING, "_", "**")
         if sum(token in deeper or token[1:] in FUNCTIONS for token in self.tokens) > MOST_OPEN:
             raise Unreadable("nested too deeply")
-        self.tokens += ["", ""]  # the end, and what is behind it
+        self.tokens += ["", ""]  # the end, and a token to look ahead to
         self.at, self.point, self.plain = 0, point, plain
 
     def read(self) -> complex:
+        """The value of the whole formula."""
         value = self.sum()
         if self.here in RELATIONS or (self.plain and self.here):
             raise ValueError("a relation, or no formula")
@@ -152,24 +153,30 @@ class Formula:
 
     @property
     def here(self) -> str:
+        """The token to be read next."""
         return self.tokens[self.at]
 
     def take(self, *wanted: str) -> str:
         """Step over the token that stands here, if it is wanted, and return it; else ""."""
-        token = self.here if self.here in wanted else ""
-        self.at += bool(token)
+        token = self.here
+        if token not in wanted:
+            return ""
+        self.at += 1
         return token
 
     def expect(self, token: str) -> None:
+        """Step over a token that has to stand here."""
         if not self.take(token):
             raise Unreadable(f"got {self.here!r}, wanted {token!r}")
 
     def attempt(self, operand: Callable[[], complex], *operators: str) -> tuple[str, complex] | None:
         """One of the operators and its operand; None, with nothing read, if they do not stand here."""
         start = self.at
+        operator = self.take(*operators)
+        if operators and not operator:
+            return None
         try:
-            operator = self.take(*operators)
-            return (operator, operand()) if operator or not operators else None
+            return operator, operand()
         except Unreadable:
             self.at = start
             return None
@@ -227,12 +234,14 @@ class Formula:
         return self.atom(functions)
 
     def group(self, opening: str) -> complex:
+        """A sum in brackets."""
         self.expect(opening)
         value = self.sum()
         self.expect(CLOSING[opening])
         return value
 
     def argument(self) -> complex:
+        """What stands in braces, or one number or symbol."""
         return self.group("{") if self.here == "{" else self.atom()
 
     def split(self, length: int) -> None:
@@ -241,6 +250,7 @@ class Formula:
             self.tokens[self.at : self.at + 1] = [self.here[:length], self.here[length:]]
 
     def atom(self, functions: bool = False) -> complex:
+        r"""A number, a \frac, a \binom, a constant or a symbol; with `functions` also an unknown function."""
         token = self.here
         self.at += 1
         if re.match(r"\.?\d", token):
@@ -262,6 +272,7 @@ class Formula:
         return symbol(name, self.point)
 
     def in_parentheses(self) -> list[complex]:
+        """The arguments of a function, with commas between them."""
         self.expect("(")
         values = [self.sum()]
         while self.take(","):

@@ -135,12 +135,12 @@ def normalise(answer: str) -> str:
     if len(answer) > LONGEST:
         return answer
     text = answer.strip().replace("\n", "").rstrip(".")
-    text = re.sub(r"\\[! ]", "", text)
-    text = text.replace(r"\\", "\\").replace(r"\\", "\\")
+    text = re.sub(r"\\[! ]", "", text)  # thin and backslashed spaces: 10,\!000\ m
+    text = text.replace(r"\\", "\\").replace(r"\\", "\\")  # rows of a matrix
     text = re.sub(r"[td]frac", "frac", text)
     text = re.sub(r"\\left|\\right", "", text)
-    number, unit, _ = text.partition(r"\text{")
-    if unit and number.strip() and text.endswith("}"):
+    number, mark, _ = text.partition(r"\text{")
+    if mark and number.strip() and text.endswith("}"):  # a unit: 5\text{ miles}
         text = number
     text = text.strip()
     for mark in REMOVED:
@@ -153,14 +153,14 @@ def normalise(answer: str) -> str:
     text = re.sub(r"\\mbox{.*?}", "", text)
     if "i" not in text:
         text = text.replace("j", "i")  # as Python writes the imaginary unit
-    text = re.sub(r"(?<=\d)\.0+(?!\d)", "", text)
+    text = re.sub(r"(?<=\d)\.0+(?!\d)", "", text)  # 12.000
     if text.startswith("."):
         text = "0" + text
-    if text.count("=") == 1 and text.index("=") <= 2:
+    if text.count("=") == 1 and text.index("=") <= 2:  # x = 5
         text = text.partition("=")[2]
     text = re.sub(r"\\sqrt(\w+)", r"\\sqrt{\1}", text).replace(" ", "")
-    text = re.sub(r"\\frac([^{])\{", r"\\frac{\1}{", text)
-    text = re.sub(r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\frac([^{])\{", r"\\frac{\1}{", text)  # \frac1{23}
+    text = re.sub(r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", text)  # \frac12
     above, slash, below = text.partition("/")
     if slash and "/" not in below and _is_simple(above) and _is_simple(below):
         text = rf"\frac{{{above}}}{{{below}}}"
@@ -175,7 +175,7 @@ def _is_simple(text: str) -> bool:
 
 
 def equal(prediction: str, reference: str) -> bool:
-    """Whether an answer counts as right. Both are normalised first; an empty answer never is right."""
+    """Whether an answer counts as right. Both are normalised first; an empty answer is never right."""
     a, b = normalise(prediction), normalise(reference)
     if max(len(a), len(b)) > LONGEST:
         return a == b

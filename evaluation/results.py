@@ -113,7 +113,7 @@ def resume(path: Path, header: dict, suites: Iterable[str]) -> int:
 
 
 def in_order(numbered: Iterator[tuple[int, dict]], bar: tqdm) -> Iterator[dict]:
-    """What comes with the numbers 0, 1, 2, ... in any order, in that order."""
+    """The lines in the order of their numbers 0, 1, 2, ..., each as soon as those before it are there."""
     waiting, following = {}, 0
     for i, line in numbered:
         bar.update()
@@ -124,8 +124,8 @@ def in_order(numbered: Iterator[tuple[int, dict]], bar: tqdm) -> Iterator[dict]:
 
 
 @contextmanager
-def told(path: Path, mend: str) -> Iterator[None]:
-    """Makes a UserError of what the system says about a file."""
+def file_faults(path: Path, mend: str) -> Iterator[None]:
+    """Raise what the system says about a file as a UserError. mend: what a user can do."""
     try:
         yield
     except OSError as error:

@@ -107,7 +107,7 @@ def play(monkeypatch, folders, tmp_path, capsys) -> Callable:
 
 
 def cells(printed: str, first: str) -> list[str]:
-    """What stands behind a row's name."""
+    """The cells of the row of that name."""
     (row,) = (line for line in printed.splitlines() if line.startswith(f"{first}  "))
     return row[len(first) :].split()
 

@@ -1,4 +1,4 @@
-"""engine/heldout.py: turns written anew by what test_train.py has trained, by scripts, by nobody.
+"""engine/heldout.py: turns written by a trained model and by scripts.
 
 The naive twin of write_turns generates every token and keeps no cache.
 """
