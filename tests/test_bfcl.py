@@ -25,6 +25,7 @@ def test_record():
     assert record["system"] == "Be kind." and record["trajectory"] == [{"role": "user", "content": "Hi."}]
     assert record["source"] == {"dataset": "bfcl", "category": "live_irrelevance", "id": "live_irrelevance_0"}
     assert "system" not in said("uHi.")
+    assert said("uHi.", "u")["trajectory"] == [{"role": "user", "content": "Hi."}]
 
 
 def test_record_of_a_dialogue():

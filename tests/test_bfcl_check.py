@@ -48,6 +48,7 @@ VALUES = [
     ("string", ["a", ""], "", True),
     ("string", ["a", ""], " .,", True),
     ("string", ["a"], "", False),
+    ("string", [""], " .,", True),
     # lists: length, order, plain text; "" is an empty list
     (array("string"), [["a b", "c"]], ["AB", "c."], True),
     (array("string"), [["a", "c"]], ["c", "a"], False),
@@ -214,7 +215,8 @@ def test_questions_that_are_not_run():
         asked = executable("exec_parallel", "math_gcd(a=4, b=6)", f"{name}(x='Paris')")
         assert check(asked, []) == (None, f"not run: {name} asks a web service")
     assert check(question("rest", [], None), None) == (None, "not run: requests.get asks a web service")
-    assert check(executable("exec_simple", "new_one(a=1)"), [])[0] is None
+    reason = "not run: new_one is not among the functions here"
+    assert check(executable("exec_simple", "new_one(a=1)"), []) == (None, reason)
     assert check(executable("exec_simple", "calculate_density(mass=1, volume=0)"), [call("f")])[0] is None
 
 

@@ -9,6 +9,8 @@ def test_intervals():
     ends = pytest.approx((0.4902, 0.9433), abs=1e-4)  # as in tables of Wilson's interval
     assert wilson(8, 10)[2:] == ends
     assert wilson(5, 5).high == 1 and 0.5 < wilson(5, 5).low < 0.6
+    for n in range(1, 300):  # rounding may not lead out of 0 to 1
+        assert 0 <= wilson(0, n).low and wilson(n, n).high <= 1
     one = wilson(60, 100)
     assert mean([one]) == pytest.approx(one)
 
