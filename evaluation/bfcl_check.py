@@ -190,6 +190,7 @@ def type_fits(value: Any, options: list, wanted: type | None, element: type | No
 
 
 def elements_fit(value: list, option: Any, element: type) -> bool:
+    """Each element is of the declared type or of that of the option's elements."""
     if type(option) is not list:
         return True
     allowed = (element, type_of(option))
@@ -223,6 +224,7 @@ def plain(value: Any) -> Any:
 
 
 def plain_items(values: list | str) -> list:
+    """`plain` of each; "" as values is an empty list."""
     return [plain(value) for value in values]
 
 

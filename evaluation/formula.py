@@ -182,6 +182,7 @@ class Formula:
             return None
 
     def sum(self) -> complex:
+        """Products with + and - between them."""
         value = self.product()
         while found := self.attempt(self.product, "+", "-"):
             operator, product = found
@@ -197,6 +198,7 @@ class Formula:
         return value
 
     def factors(self, functions: bool = True) -> complex:
+        """Powers side by side, with a sign before them."""
         sign = 1
         while token := self.take("+", "-"):
             if token == "-":
@@ -213,6 +215,7 @@ class Formula:
         return sign * value
 
     def power(self, functions: bool = True) -> complex:
+        """A primary with exponents and factorials."""
         value = self.primary(functions)
         exponent, sign = (self.factors, "**") if self.plain else (self.argument, "^")
         while found := self.attempt(exponent, sign):
@@ -223,6 +226,7 @@ class Formula:
         return value
 
     def primary(self, functions: bool) -> complex:
+        """Brackets, a root, a function or an atom."""
         name = self.here if self.plain else self.here[1:]
         if self.here in CLOSING:
             return self.group(self.here)

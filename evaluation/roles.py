@@ -118,4 +118,5 @@ def role_row(name: str, sums: list[float], near: list[float]) -> list[str]:
 
 
 def right_row(name: str, right: int, turns: int) -> list[str]:
+    """So many of the turns are right."""
     return [name, *column_cells(wilson(right, turns) if turns else None)]
