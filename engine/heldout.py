@@ -1,6 +1,6 @@
-"""Held-out turns: a trajectory is read once, its turns are written anew and held against the references.
+"""Held-out turns: the model reads a trajectory, writes its turns itself, and is compared with it.
 
-train.py reports the shares of right turns, evaluate.py also how near the texts are.
+train.py reports the shares of right turns (`evaluate`, `table`), evaluate.py also how near the texts are.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 import data
+from cli import layout
 from engine.dataset import HeldOut
 from engine.devices import Processes
 from engine.generation import generate
@@ -29,6 +30,23 @@ def spread(items: Iterable, limit: int) -> list:
     return [items[i * len(items) // count] for i in range(count)]
 
 
+def share(part: float, whole: float) -> float | None:
+    """None where there is nothing to have a share of."""
+    return part / whole if whole else None
+
+
+# ---- reading: one forward over a whole trajectory ----
+
+
+@dataclass
+class Span:
+    """Where a turn stands among the tokens of its trajectory."""
+
+    start: int  # of its header
+    content: int  # of its first token after the header
+    end: int  # of the next turn
+
+
 @dataclass
 class Retraced:
     """A trajectory that the model has read, with the token it takes for likeliest after each."""
@@ -36,9 +54,13 @@ class Retraced:
     record: dict
     ids: list[int]
     role_ids: list[int]
-    spans: list[tuple[int, int, int]]  # of each turn: its start, that of its content, its end
+    spans: list[Span]  # one a turn
     likeliest: list[int]
     cache: KVCache
+
+    def reference(self, i: int) -> list[int]:
+        """The tokens of turn i, without header and end."""
+        return self.ids[self.spans[i].content : self.spans[i].end - 1]
 
 
 @torch.no_grad()
@@ -48,13 +70,17 @@ def retrace(model: Transformer, record: dict, frame: Frame) -> Retraced:
     for turn in record["trajectory"]:
         start = len(whole.input_ids)
         whole.extend(data.render_turn(turn, frame, data.domain_of(record)))
-        spans.append((start, start + len(frame.headers[turn["role"]]), len(whole.input_ids)))
+        spans.append(Span(start, start + len(frame.headers[turn["role"]]), len(whole.input_ids)))
     weight = model.model.norm.weight
     cache = KVCache(model.config, weight.dtype, weight.device)
-    ids, roles = (torch.tensor(part, device=weight.device) for part in (whole.input_ids, whole.role_ids))
-    hidden = model.hidden_states(ids, roles, cache=cache)
+    ids = torch.tensor(whole.input_ids, device=weight.device)
+    role_ids = torch.tensor(whole.role_ids, device=weight.device)
+    hidden = model.hidden_states(ids, role_ids, cache=cache)
     likeliest = torch.cat([model.lm_head(rows).argmax(dim=-1) for rows in hidden.split(LOGIT_ROWS)])
     return Retraced(record, whole.input_ids, whole.role_ids, spans, likeliest.tolist(), cache)
+
+
+# ---- writing: the model's own turns ----
 
 
 def write_turns(
@@ -64,72 +90,117 @@ def write_turns(
 
     -> {"turn", "role", "text", "reference", "ended"} of each. "own", beside a reasoner's that names the
     executor, is the executor's turn after these words. every: also turns without calls to compare, which are
-    the summarizer's and code. A turn that does not end in 2 x reference + 16 tokens is cut there.
+    the summarizer's and code. A turn that does not end in 2 x reference + 16 tokens is cut there. `speak` is
+    called as generate is.
 
-    Greedy writing retraces the reference while each token is the likeliest. `read` tells how far that goes,
-    and `speak`, called as generate is, takes over there. The last turn comes first: what its writing cuts
-    from the cache, the turns before it do not need.
+    The last turn is written first: writing overwrites the cache from where the turn leaves its reference, and
+    the turns before it need only what stands before.
     """
-    turns, ids, roles, cache = read.record["trajectory"], read.ids, read.role_ids, read.cache
-
-    def complete(ids: list[int], roles: list[int], begun: int, length: int) -> tuple[str, bool]:
-        """A turn, of which `begun` tokens end the ids, and whether it ends. length: of the reference."""
-        limit = min(2 * length + 16 - begun, model.config.max_position_embeddings - len(ids))
-        options = dict(role=roles[-1], max_new_tokens=limit, stop_ids=frame.stop_ids, cache=cache)
-        new = list(speak(model, ids, role_ids=roles, **options))
-        ended = bool(new) and new[-1] in frame.stop_ids
-        return frame.decode(ids[len(ids) - begun :] + (new[:-1] if ended else new)), ended
-
-    def write(i: int) -> tuple[str, bool]:
-        _, content, end = read.spans[i]
-        for t in range(content, end):
-            if read.likeliest[t - 1] != ids[t]:
-                return complete(ids[:t], roles[:t], t - content, end - content)
-        return frame.decode(ids[content : end - 1]), True
-
-    def write_after(i: int, own: dict) -> tuple[str, bool]:
-        """Turn i after an own turn in place of the one before it."""
-        start, (_, content, end) = read.spans[i - 1][0], read.spans[i]
-        example = data.render_turn(own, frame, data.domain_of(read.record))
-        example.extend(data.render_header(turns[i]["role"], frame))
-        cache.truncate(start)
-        return complete(ids[:start] + example.input_ids, roles[:start] + example.role_ids, 0, end - content)
-
-    written = {}
-    for i, turn in reversed(list(enumerate(turns))):
-        if not (turn["role"] == "reasoner" or "calls" in turn or every and turn["role"] in ROLES):
+    turns, written = read.record["trajectory"], {}
+    for i in reversed(range(len(turns))):
+        if not is_written(turns[i], every):
             continue
-        (text, ended), (_, content, end) = write(i), read.spans[i]
-        reference = frame.decode(ids[content : end - 1])
-        written[i] = {"turn": i, "role": turn["role"], "text": text, "reference": reference, "ended": ended}
-        said, named = data.parse_next(text)
-        if turn["role"] == "reasoner" and "calls" in turns[i + 1] and ended and named == "executor":
-            own, after = {"role": "reasoner", "content": said, "next": named}, written[i + 1]
-            same = after["text"], after["ended"]
-            text, ended = same if text == reference else write_after(i + 1, own)
-            written[i]["own"] = text if ended else ""
-    return [*written.values()][::-1]
+        role, reference = turns[i]["role"], frame.decode(read.reference(i))
+        text, ended = write_turn(model, read, i, frame, speak)
+        written[i] = {"turn": i, "role": role, "text": text, "reference": reference, "ended": ended}
+        if ended and role == "reasoner" and "calls" in turns[i + 1]:
+            own = data.parse_turn("reasoner", text, data.domain_of(read.record))
+            if own["next"] == "executor":
+                calls, calls_ended = written[i + 1]["text"], written[i + 1]["ended"]
+                if text != reference:
+                    calls, calls_ended = write_after(model, read, i + 1, own, frame, speak)
+                written[i]["own"] = calls if calls_ended else ""
+    return [written[i] for i in sorted(written)]
+
+
+def is_written(turn: dict, every: bool) -> bool:
+    """Whether write_turns writes a turn."""
+    if turn["role"] == "reasoner" or "calls" in turn:
+        return True
+    return every and turn["role"] in ROLES
+
+
+def write_turn(model: Transformer, read: Retraced, i: int, frame: Frame, speak: Callable) -> tuple[str, bool]:
+    """Turn i after its reference history -> its text, and whether it ends.
+
+    Greedy writing repeats the reference while each token is the likeliest, which `read` tells. `speak` takes
+    over where it leaves the reference.
+    """
+    span = read.spans[i]
+    for t in range(span.content, span.end):
+        if read.likeliest[t - 1] != read.ids[t]:
+            said = t - span.content
+            return go_on(model, read, i, read.ids[:t], read.role_ids[:t], said, frame, speak)
+    return frame.decode(read.reference(i)), True
+
+
+def write_after(
+    model: Transformer, read: Retraced, i: int, own: dict, frame: Frame, speak: Callable
+) -> tuple[str, bool]:
+    """Turn i after the model's `own` turn in place of the one before it -> its text, and whether it ends."""
+    start = read.spans[i - 1].start
+    read.cache.truncate(start)  # other tokens stand there
+    example = data.render_turn(own, frame, data.domain_of(read.record))
+    example.extend(data.render_header(read.record["trajectory"][i]["role"], frame))
+    ids, role_ids = read.ids[:start] + example.input_ids, read.role_ids[:start] + example.role_ids
+    return go_on(model, read, i, ids, role_ids, 0, frame, speak)
+
+
+def go_on(
+    model: Transformer,
+    read: Retraced,
+    i: int,
+    ids: list[int],
+    role_ids: list[int],
+    said: int,
+    frame: Frame,
+    speak: Callable,
+) -> tuple[str, bool]:
+    """Turn i, whose first `said` tokens are the last of the ids -> its text, and whether it ends."""
+    span = read.spans[i]
+    longest = 2 * (span.end - span.content) + 16
+    room = model.config.max_position_embeddings - len(ids)
+    options = {
+        "role_ids": role_ids,
+        "role": role_ids[-1],
+        "max_new_tokens": min(longest - said, room),
+        "stop_ids": frame.stop_ids,
+        "cache": read.cache,
+    }
+    spoken = list(speak(model, ids, **options))
+    ended = bool(spoken) and spoken[-1] in frame.stop_ids
+    if ended:
+        spoken.pop()
+    return frame.decode(ids[len(ids) - said :] + spoken), ended
+
+
+# ---- counting: which turns are right ----
 
 
 def count_turns(record: dict, written: list[dict]) -> Counter:
     """How many turns of write_turns are right; one without an end is not.
 
-    exact: the calls are those of the reference, in any order. exact_own: so even after the reasoner's own
-    words, which must name the executor.
+    exact: the calls are those of the reference, in any order. exact_own: also after the reasoner's own words,
+    which must name the executor.
     """
     turns, counts = record["trajectory"], Counter()
-    references = {made["turn"]: made["reference"] for made in written}
+    references = {line["turn"]: line["reference"] for line in written}
 
     def exact(text: str, i: int) -> bool:
-        return text == references[i] or holds(text, turns[i]["calls"])
+        if text == references[i]:  # also where the tokenizer's decoding spoils a character of both
+            return True
+        return holds(text, turns[i]["calls"])
 
-    for made in written:
-        i, text = made["turn"], made["text"] if made["ended"] else ""
+    for line in written:
+        i, text = line["turn"], line["text"] if line["ended"] else ""
         if "calls" in turns[i]:
-            counts.update(executor_turns=1, exact=int(exact(text, i)))
-        elif made["role"] == "reasoner":
-            counts.update(reasoner_turns=1, next_role=int(data.parse_next(text)[1] == turns[i]["next"]))
-            counts["exact_own"] += "own" in made and exact(made["own"], i + 1)
+            counts["executor_turns"] += 1
+            counts["exact"] += exact(text, i)
+        elif line["role"] == "reasoner":
+            _, named = data.parse_next(text)
+            counts["reasoner_turns"] += 1
+            counts["next_role"] += named == turns[i]["next"]
+            counts["exact_own"] += "own" in line and exact(line["own"], i + 1)
     return counts
 
 
@@ -141,10 +212,6 @@ def holds(text: str, calls: list[dict]) -> bool:
         return False
 
 
-def share(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
 # ---- training ----
 
 
@@ -152,11 +219,9 @@ def per_role(sums: list[list[float]]) -> dict[str, float | None]:
     """loss_<role> and accuracy_<role> from the sums of token_losses; None for a role without tokens."""
     found = {}
     for role, (loss, hits, supervised, _) in zip(ROLES, sums, strict=True):
-        found |= {f"loss_{role}": share(loss, supervised), f"accuracy_{role}": share(hits, supervised)}
+        found[f"loss_{role}"] = share(loss, supervised)
+        found[f"accuracy_{role}"] = share(hits, supervised)
     return found
-
-
-# ---- evaluation ----
 
 
 @torch.no_grad()
@@ -177,33 +242,36 @@ def evaluate(
     for indices in packs[processes.rank :: processes.size]:
         by_role += token_losses(model, [held_out[i].example for i in indices])[1]
     sums = processes.sum(by_role).tolist()
+    nll, supervised = sum(row[0] for row in sums), sum(row[2] for row in sums)
 
-    chosen, counts = spread(held_out, args.eval_limit)[processes.rank :: processes.size], Counter()
+    counts = Counter()
+    chosen = spread(held_out, args.eval_limit)[processes.rank :: processes.size]
     for each in tqdm(chosen, desc="writing turns", disable=processes.bar(), leave=False):
         read = retrace(model, each.record, frame)
         counts += count_turns(each.record, write_turns(model, read, frame))
     names = ("executor_turns", "exact", "exact_own", "reasoner_turns", "next_role")
     counted = processes.sum(torch.tensor([counts[name] for name in names], device=by_role.device))
     executor_turns, exact, exact_own, reasoner_turns, next_role = counted.tolist()
-    nll, supervised = sum(row[0] for row in sums), sum(row[2] for row in sums)
-    found = dict(n=len(held_out), loss=nll / supervised, **per_role(sums))
-    found |= dict(executor_turns=executor_turns, executor_exact=share(exact, executor_turns))
-    found |= dict(executor_exact_own=share(exact_own, executor_turns))
-    return found | dict(reasoner_turns=reasoner_turns, next_role_accuracy=share(next_role, reasoner_turns))
+    return {
+        "n": len(held_out),
+        "loss": nll / supervised,
+        **per_role(sums),
+        "executor_turns": executor_turns,
+        "executor_exact": share(exact, executor_turns),
+        "executor_exact_own": share(exact_own, executor_turns),
+        "reasoner_turns": reasoner_turns,
+        "next_role_accuracy": share(next_role, reasoner_turns),
+    }
 
 
 def table(lines: list[dict]) -> str:
-    """The first and the last evaluation of every set."""
-    shown = ("executor_exact", "executor_exact_own", "next_role_accuracy")
-    rows = [
-        f"{'held-out set':20} {'step':>7} {'n':>6}" + "".join(f"{key:>20}" for key in shown) + f"{'loss':>9}"
-    ]
+    """The first and the last evaluation of every set, from the lines of metrics.jsonl that hold one."""
+    shares = ("executor_exact", "executor_exact_own", "next_role_accuracy")
+    rows = [["held-out set", "step", "n", *shares, "loss"]]
     for name in dict.fromkeys(line["set"] for line in lines):
         of_set = [line for line in lines if line["set"] == name]
         for line in (of_set[0], of_set[-1]):
             found = line["eval"]
-            shares = "".join(
-                f"{'-' if found[key] is None else format(found[key], '.1%'):>20}" for key in shown
-            )
-            rows.append(f"{name:20} {line['step']:7} {found['n']:6}{shares}{found['loss']:9.4f}")
-    return "\n".join(rows)
+            percents = ["-" if found[key] is None else f"{found[key]:.1%}" for key in shares]
+            rows.append([name, str(line["step"]), str(found["n"]), *percents, f"{found['loss']:.4f}"])
+    return layout(rows).rstrip("\n")

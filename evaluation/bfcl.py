@@ -1,39 +1,37 @@
-"""The Berkeley Function-Calling Leaderboard, all of it that needs no model: files, checks, columns, results.
+"""The Berkeley Function-Calling Leaderboard (BFCL): does the agent call the right functions? Table 2.
 
-    questions = read_questions(FOLDER, "live_multiple")   # or "bfcl-eval": the data of the installed package
-    valid, reason = check(questions[0], [{"name": "f", "arguments": {"a": 1}}])
-    columns({"live_multiple": [valid, ...], ...})["Live AST"]
+    python evaluate.py bfcl --data FOLDER --output results/bfcl.jsonl      or --data bfcl-eval
+    python evaluate.py score results/bfcl.jsonl
 
-Three ways to be right, by category:
+A question is played up to the calls of the first executor turn; there the episode ends, and nobody answers
+the calls. There are three ways to be right, by category:
 
     simple, multiple, parallel ...   the calls agree with tables of acceptable values (the "AST" check)
     exec_...                         the calls, run, give the results that the reference calls give
     relevance, irrelevance           there is a call, there is none; which one does not matter
 
-The check follows the published grader to its oddities, each named where it is. A prediction that could not be
-read as calls is None: right for irrelevance alone. Not run here: REST, and questions that ask a web service.
+The published grader is followed to its oddities (bfcl_check.py). Not run here: REST, and questions that ask
+a web service. The last table has the leaderboard's columns with the paper's figures beside them.
+
+Paper silent: which turn counts. Calls that cannot be read are wrong, except for irrelevance, which wants
+none; a reasoner that names the summarizer makes none.
 """
 
-import json
-import re
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from agent import Episode, sampling
-from cli import write_whole
+from cli import layout
 from engine.heldout import spread
-from evaluation import bfcl_check, bfcl_questions
-from evaluation.bfcl_questions import CATEGORIES, EXEC, LIVE, VERSIONS, Question, language_of
+from evaluation import bfcl_check
+from evaluation.bfcl_questions import CATEGORIES, EXEC, LIVE, Question, read_questions
 from evaluation.tables import (
     Column,
     column_cells,
     grouped,
-    layout,
     mean,
-    not_run,
     paper_cells,
+    reasons_not_run,
     share_cells,
     wilson,
 )
@@ -41,106 +39,52 @@ from formats.frames import Frame
 from model import Transformer
 from tools.mock import Tools
 
+# ---- the questions ----
+
+
+def read(args: Namespace) -> list[Question]:
+    """Of each category of --categories --limit questions, evenly spread. Raises UserError."""
+    questions = []
+    for category in dict.fromkeys(args.categories):
+        questions += spread(read_questions(args.data, category), args.limit)
+    return questions
+
 
 def record(question: Question) -> dict:
     """The question as an unfinished record of data.py, which ends where the reasoner's turn begins.
 
     System messages become the record's system text. Of a longer dialogue (live_irrelevance), what the
-    assistant said becomes a summarizer turn, behind a reasoner turn without a thought that names it. Messages
+    assistant said becomes a summarizer turn, after a reasoner turn without a thought that names it. Messages
     of one side in a row are joined; where the user should have spoken and did not, an empty turn stands.
     """
     trajectory, system = [], []
-    for message in [*question.messages, {"role": "user", "content": ""}]:
-        role, content = message["role"], message["content"]
-        last = trajectory[-1]["role"] if trajectory else None
-        if role == "system":
+    for message in question.messages:
+        content = message["content"]
+        if message["role"] == "system":
             system.append(content)
-        elif last == ("user" if role == "user" else "summarizer"):
+            continue
+        role = "user" if message["role"] == "user" else "summarizer"
+        last = trajectory[-1]["role"] if trajectory else None
+        if role == last:
             trajectory[-1]["content"] += f"\n\n{content}" if content else ""
-        elif role == "user":
-            trajectory.append({"role": "user", "content": content})
-        else:
-            trajectory += [] if last else [{"role": "user", "content": ""}]
+            continue
+        if role == "summarizer":
+            if last is None:
+                trajectory.append({"role": "user", "content": ""})
             trajectory.append({"role": "reasoner", "content": "", "next": "summarizer"})
-            trajectory.append({"role": "summarizer", "content": content})
+        trajectory.append({"role": role, "content": content})
+    if not trajectory or trajectory[-1]["role"] != "user":
+        trajectory.append({"role": "user", "content": ""})
+
     source = {"dataset": "bfcl", "category": question.category, "id": question.id}
     made = {"tools": question.tools, "domain": "bfcl", "trajectory": trajectory, "source": source}
-    return made | ({"system": "\n\n".join(system)} if system else {}) | {"exit_status": "question"}
+    if system:
+        made["system"] = "\n\n".join(system)
+    made["exit_status"] = "question"
+    return made
 
 
-def columns(verdicts: dict[str, list[bool | None]]) -> dict[str, Column | None]:
-    """The leaderboard's columns from the verdicts of each category; None where one that it needs was not run.
-
-    Questions whose verdict is None were not run, and count nowhere. REST cannot be run here: without it the
-    simple half of "Non-live Exec" is exec_simple alone, where the leaderboard takes the mean of both.
-    """
-    for category in set(verdicts) - set(CATEGORIES):
-        raise ValueError(f"category {category!r}: unknown, wanted one of {', '.join(CATEGORIES)}")
-
-    def over(*categories: str) -> Column | None:
-        judged = [[v for v in verdicts.get(category, ()) if v is not None] for category in categories]
-        return wilson(sum(map(sum, judged)), sum(map(len, judged))) if all(judged) else None
-
-    simple = mean([over("simple_python"), over("simple_java"), over("simple_javascript")])
-    exec_simple = mean([over("exec_simple"), over("rest")]) if over("rest") else over("exec_simple")
-    table = {
-        "Non-live AST": mean([simple, over("multiple"), over("parallel"), over("parallel_multiple")]),
-        "Non-live Exec": mean([exec_simple, *map(over, EXEC[1:])]),
-        "Live AST": over(*LIVE),  # weighted by number of questions, so all of them together
-        "Relevance": over("live_relevance"),
-        "Irrelevance": mean([over("irrelevance"), over("live_irrelevance")]),
-    }
-    return table | {"Average": mean([*table.values()][:4])}  # the paper's, of the columns that it reports
-
-
-# ---- results, as the official harness scores them ----
-
-
-def write_results(
-    folder: Path, model: str, questions: list[Question], predictions: list[list[dict] | None]
-) -> Path:
-    """Write folder/model/BFCL_v4_<category>_result.json for the questions of one category; return its path.
-
-    `folder` is the harness's result folder, in which it finds files at any depth below a model's name; it has
-    to know the model, as one that is prompted. What was no call, or not readable as one, is written [].
-    """
-    path = Path(folder) / model.replace("/", "_") / f"{VERSIONS[0]}_{questions[0].category}_result.json"
-    pairs = zip(questions, predictions, strict=True)
-    lines = [json.dumps({"id": q.id, "result": result_text(q, calls or [])}) + "\n" for q, calls in pairs]
-    write_whole(path, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
-    return path
-
-
-def result_text(question: Question, calls: list[dict]) -> str:
-    """Calls as `[f(a=1), g.h(b='x')]`; in Java and JavaScript sets with source text for values."""
-    language = language_of(question.category)
-    schemas = {f["name"]: f["parameters"].get("properties", {}) for f in question.functions}
-    written = []
-    for call in calls:
-        kinds = schemas.get(call["name"], {})
-        items = [(n, v, kinds.get(n, {}).get("type", "any")) for n, v in call["arguments"].items()]
-        values = [f"{n}={repr(v) if language == 'python' else source_text(v, kind)}" for n, v, kind in items]
-        written.append(f"{call['name']}({', '.join(values)})")
-    return f"[{', '.join(written)}]"
-
-
-def source_text(value: Any, kind: str) -> str:
-    """Source text as it is; but a String, and several words, get the quotes that decoding removes."""
-    if type(value) is not str:
-        return json.dumps(value)
-    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-    words = kind == "String" or kind == "any" and not re.search(r"[(\[{\"']", value) and " " in value
-    return f'"{value}"' if words and not quoted else value
-
-
-# ---- BFCL ----
-
-
-def read_bfcl(args: Namespace) -> list[Question]:
-    of_category = (
-        bfcl_questions.read_questions(args.data, category) for category in dict.fromkeys(args.categories)
-    )
-    return [question for questions in of_category for question in spread(questions, args.limit)]
+# ---- an episode ----
 
 
 class FirstAction(Episode):
@@ -155,47 +99,95 @@ class FirstAction(Episode):
             self._settle(turn, len(self.ids), [])
 
     def _run(self) -> str:
-        turn, _, status = self._take_turn("reasoner")
-        if status or turn["next"] == "summarizer":
-            return status or "no_call"
-        _, fault, status = self._take_turn("executor")
-        return status or ("unreadable" if fault else "called")
+        turn, _, limit = self._take_turn("reasoner")
+        if limit:
+            return limit
+        if turn["next"] == "summarizer":
+            return "no_call"
+        _, fault, limit = self._take_turn("executor")
+        if limit:
+            return limit
+        return "unreadable" if fault else "called"
 
 
-def play_bfcl(model: Transformer, frame: Frame, args: Namespace, i: int, question: Question) -> Callable:
+def play(model: Transformer, frame: Frame, args: Namespace, i: int, question: Question) -> Callable:
+    """The play of question i; one that is not run here becomes a line without a word said."""
     asked = record(question)
     *history, query = asked["trajectory"]
     options = {"domain": asked["domain"], "system": asked.get("system"), **sampling(args, i)}
 
-    def play(speak: Callable) -> dict:
-        record = asked
+    def perform(speak: Callable) -> dict:
+        played = asked
         if not bfcl_check.not_run(question):
             episode = FirstAction(model, frame, Tools(question.tools), speak=speak, **options)
             episode.follow(history)
             episode.user(query["content"])
-            record = episode.record | {"source": asked["source"]}
-        line = {"id": question.id, "category": question.category, "record": record}
-        line["calls"] = [] if record["exit_status"] == "no_call" else record["trajectory"][-1].get("calls")
-        return line | {"functions": question.functions, "answer": question.answer}
+            played = episode.record | {"source": asked["source"]}
+        no_call = played["exit_status"] == "no_call"
+        return {
+            "id": question.id,
+            "category": question.category,
+            "record": played,
+            "calls": [] if no_call else played["trajectory"][-1].get("calls"),  # None: not readable
+            "functions": question.functions,
+            "answer": question.answer,
+        }
 
-    return play
+    return perform
 
 
-def question_of(line: dict) -> Question:
+# ---- verdicts ----
+
+
+def judge(line: dict) -> dict:
+    """valid: True, False, or None for a question that is not run. reason: what is wrong."""
     tools, functions = line["record"]["tools"], line["functions"]
-    return Question(line["id"], line["category"], [], tools, functions, line["answer"])
-
-
-def judge_bfcl(line: dict) -> dict:
-    valid, reason = bfcl_check.check(question_of(line), line["calls"])
+    question = Question(line["id"], line["category"], [], tools, functions, line["answer"])
+    valid, reason = bfcl_check.check(question, line["calls"])
     return {"valid": valid, "reason": reason}
 
 
-def table_bfcl(header: dict, lines: list[dict]) -> str:
+def columns(verdicts: dict[str, list[bool | None]]) -> dict[str, Column | None]:
+    """The leaderboard's columns from the verdicts of each category; None where one that it needs was not run.
+
+    Questions whose verdict is None were not run, and count nowhere. REST cannot be run here: without it the
+    simple half of "Non-live Exec" is exec_simple alone, where the leaderboard takes the mean of both.
+    """
+    for category in set(verdicts) - set(CATEGORIES):
+        raise ValueError(f"category {category!r}: unknown, wanted one of {', '.join(CATEGORIES)}")
+
+    def over(*categories: str) -> Column | None:
+        """All questions of these categories together."""
+        together = []
+        for category in categories:
+            judged = [verdict for verdict in verdicts.get(category, ()) if verdict is not None]
+            if not judged:
+                return None
+            together += judged
+        return wilson(sum(together), len(together))
+
+    simple = mean([over("simple_python"), over("simple_java"), over("simple_javascript")])
+    exec_simple, rest = over("exec_simple"), over("rest")
+    if rest:
+        exec_simple = mean([exec_simple, rest])
+    found = {
+        "Non-live AST": mean([simple, over("multiple"), over("parallel"), over("parallel_multiple")]),
+        "Non-live Exec": mean([exec_simple, *map(over, EXEC[1:])]),
+        "Live AST": over(*LIVE),  # weighted by number of questions, so all of them together
+        "Relevance": over("live_relevance"),
+        "Irrelevance": mean([over("irrelevance"), over("live_irrelevance")]),
+    }
+    reported = ("Non-live AST", "Non-live Exec", "Live AST", "Relevance")
+    return found | {"Average": mean([found[name] for name in reported])}  # the paper's
+
+
+def table(header: dict, lines: list[dict]) -> str:
+    """A row for each category, and a row for each column of the leaderboard with the paper's figures."""
     verdicts = grouped(lines, "category")
-    rows = [["category", "n", "right", "95 % interval"]]
-    rows += [[name, *share_cells(of_category)] for name, of_category in verdicts.items()]
+    by_category = [["category", "n", "right", "95 % interval"]]
+    for name, of_category in verdicts.items():
+        by_category.append([name, *share_cells(of_category)])
     by_column = [["column", "n", "right", "95 % interval", *paper_cells(header)]]
     for name, column in columns(verdicts).items():
         by_column.append([name, *column_cells(column), *paper_cells(header, name)])
-    return f"{layout(rows)}{not_run(lines)}\n{layout(by_column)}"
+    return f"{layout(by_category)}{reasons_not_run(lines)}\n{layout(by_column)}"

@@ -1,4 +1,8 @@
-"""BFCL's verdict on calls: the published grader's rules, its oddities named where they are."""
+"""BFCL's verdict on calls: the published grader's rules, its oddities named where they are.
+
+(question,) = read_questions(FOLDER, "live_multiple")[:1]
+valid, reason = check(question, [{"name": "f", "arguments": {"a": 1}}])
+"""
 
 import re
 from collections.abc import Callable
@@ -16,15 +20,21 @@ def check(question: Question, calls: list[dict] | None) -> tuple[bool | None, st
 
     calls: None where what the model wrote could not be read. valid: None where the question is not run.
     """
-    count = len(calls or ())
     if question.category in RELEVANCE:
-        valid = (count == 0) == ("irrelevance" in question.category)
-        return valid, "" if valid else f"got {count} calls, wanted {'none' if count else 'one or more'}"
+        return check_relevance(question, calls or [])
     if reason := not_run(question):
         return None, reason
     if calls is None:
         return False, "no call could be read"
     return check_exec(question, calls) if question.category in EXEC else check_ast(question, calls)
+
+
+def check_relevance(question: Question, calls: list[dict]) -> tuple[bool, str]:
+    """Whether there is a call, or none; which one does not matter."""
+    count = len(calls)
+    if "irrelevance" in question.category:
+        return (True, "") if not calls else (False, f"got {count} calls, wanted none")
+    return (True, "") if calls else (False, "got 0 calls, wanted one or more")
 
 
 def match(wanted: list, calls: list[dict], fault: Callable[[Any, dict], str | None]) -> tuple[bool, str]:
@@ -39,7 +49,8 @@ def match(wanted: list, calls: list[dict], fault: Callable[[Any, dict], str | No
     for expected in wanted:
         faults = [fault(expected, call) for call in free]
         if None not in faults:
-            return False, "; ".join(faults) + (f", for {expected!r:.80}" if len(wanted) > 1 else "")
+            reason = "; ".join(faults)
+            return False, f"{reason}, for {expected!r:.80}" if len(wanted) > 1 else reason
         free.pop(faults.index(None))
     return True, ""
 
@@ -47,14 +58,45 @@ def match(wanted: list, calls: list[dict], fault: Callable[[Any, dict], str | No
 # ---- the AST check ----
 
 TYPES = {
-    "python": {"string": str, "integer": int, "float": float, "boolean": bool, "dict": dict, "any": str}
-    | {"array": list, "tuple": list},
-    "java": dict.fromkeys(("byte", "short", "integer", "long"), int)
-    | dict.fromkeys(("float", "double"), float)
-    | {"boolean": bool, "Array": list, "ArrayList": list, "Queue": list, "Stack": list}
-    | {"HashMap": dict, "Hashtable": dict, "Set": set, "char": str, "String": str, "any": str},
-    "javascript": {"String": str, "integer": int, "float": float, "Bigint": int, "Boolean": bool, "any": str}
-    | {"array": list, "dict": dict},
+    "python": {
+        "string": str,
+        "integer": int,
+        "float": float,
+        "boolean": bool,
+        "array": list,
+        "tuple": list,
+        "dict": dict,
+        "any": str,
+    },
+    "java": {
+        "byte": int,
+        "short": int,
+        "integer": int,
+        "long": int,
+        "float": float,
+        "double": float,
+        "boolean": bool,
+        "char": str,
+        "String": str,
+        "Array": list,
+        "ArrayList": list,
+        "Queue": list,
+        "Stack": list,
+        "Set": set,
+        "HashMap": dict,
+        "Hashtable": dict,
+        "any": str,
+    },
+    "javascript": {
+        "integer": int,
+        "Bigint": int,
+        "float": float,
+        "Boolean": bool,
+        "String": str,
+        "array": list,
+        "dict": dict,
+        "any": str,
+    },
 }
 TYPED_INSIDE = ("array", "tuple", "Array", "ArrayList")  # whose elements are checked
 
@@ -62,13 +104,17 @@ TYPED_INSIDE = ("array", "tuple", "Array", "ArrayList")  # whose elements are ch
 def check_ast(question: Question, calls: list[dict]) -> tuple[bool, str]:
     """One call in simple and multiple sets, several in any order in parallel ones."""
     category, language = question.category, language_of(question.category)
-    wanted = question.answer if "parallel" in category else question.answer[:1]
+    parallel, several = "parallel" in category, "multiple" in category
+    wanted = question.answer if parallel else question.answer[:1]
 
     def fault(expected: dict, call: dict) -> str | None:
         ((name, table),) = expected.items()
-        named = [function for function in question.functions if function["name"] == name]
-        functions = named if "multiple" in category or "parallel" in category else question.functions
-        return call_fault(call, functions[0], table, language) if functions else f"{name} is not on offer"
+        offered = question.functions
+        if parallel or several:
+            offered = [function for function in offered if function["name"] == name]
+        if not offered:
+            return f"{name} is not on offer"
+        return call_fault(call, offered[0], table, language)
 
     return match(wanted, calls, fault)
 
@@ -84,7 +130,7 @@ def call_fault(call: dict, function: dict, table: dict, language: str) -> str | 
         if name not in arguments:
             return f"{name}: missing"
     for name, value in arguments.items():
-        # 3. No parameter that the schema or the table lacks, be its value the right default.
+        # 3. No parameter is given that the schema or the table lacks, not even with its default.
         if name not in schema.get("properties", {}) or name not in table:
             return f"{name}: not expected"
         # 4. Each value is acceptable.
@@ -101,22 +147,28 @@ def value_fault(value: Any, schema: dict, options: list, language: str) -> str |
     """Why a value is none of the acceptable ones for a parameter of that schema."""
     got, kind = repr(value)[:60], str(schema.get("type", "any"))
     inner = schema.get("items", {}).get("type") if kind in TYPED_INSIDE else None
-    if language != "python":
-        if type(value) is not str:
-            return f"got {got}, wanted source text"
+    if language == "python":
+        value = relaxed(value, kind)
+    elif type(value) is str:
         value = source_value(value, kind, inner, language)
-    # The relaxations: a tuple may stand for a list, and at the top level an int for a float.
-    elif kind == "tuple" and type(value) is tuple:
-        value = list(value)
-    elif kind == "float" and type(value) is int:
-        value = float(value) if abs(value) < 2**1000 else value
+    else:
+        return f"got {got}, wanted source text"
     wanted, element = TYPES[language].get(kind), TYPES[language].get(inner)
     fits, variable = type_fits(value, options, wanted, element)
     if not fits:
-        return f"got {got}, wanted {kind}{f' of {inner}' if inner else ''}"
+        return f"got {got}, wanted {kind} of {inner}" if inner else f"got {got}, wanted {kind}"
     if acceptable(value, options, None if variable else wanted, element):
         return None
     return f"got {got}, wanted one of {options!r:.80}"
+
+
+def relaxed(value: Any, kind: str) -> Any:
+    """A tuple may stand for a list, and at the top level an int for a float."""
+    if kind == "tuple" and type(value) is tuple:
+        return list(value)
+    if kind == "float" and type(value) is int and abs(value) < 2**1000:  # a larger one is no float
+        return float(value)
+    return value
 
 
 def type_fits(value: Any, options: list, wanted: type | None, element: type | None) -> tuple[bool, bool]:
@@ -126,16 +178,23 @@ def type_fits(value: Any, options: list, wanted: type | None, element: type | No
     declared, the grader believes that a variable's name is wanted, and takes values of that type too. So
     `any`, which stands for text, takes the type of the answer; and None is right where it comes first.
     """
-    variable = bool(type_of(options)) and type_of(options) is not wanted
+    answered = type_of(options)
     if type(value) is not wanted:
-        return type(value) is type_of(options), True
+        return type(value) is answered, True
+    variable = answered is not None and answered is not wanted
+    if element is None:
+        return True, variable
     # Elements are checked one level deep, against the declared type or that of an acceptable list's first
     # element. An option that is no list, such as "", asks nothing of them.
-    return not element or any(elements_fit(value, option, element) for option in options), variable
+    return any(elements_fit(value, option, element) for option in options), variable
 
 
 def elements_fit(value: list, option: Any, element: type) -> bool:
-    return type(option) is not list or all(type(item) in (element, type_of(option)) for item in value)
+    """Each element is of the declared type or of that of the option's elements."""
+    if type(option) is not list:
+        return True
+    allowed = (element, type_of(option))
+    return all(type(item) in allowed for item in value)
 
 
 def type_of(options: list) -> type | None:
@@ -152,27 +211,40 @@ def acceptable(value: Any, options: list, wanted: type | None, element: type | N
     if wanted is str:
         return plain(value) in [plain(option) for option in options if type(option) is str]
     if wanted is list:  # "" is here an empty list, which may be given
-        lists = [[*map(plain, option)] for option in options if isinstance(option, list | str)]
-        return [*map(plain, value)] in lists
+        lists = [plain_items(option) for option in options if isinstance(option, list | str)]
+        return plain_items(value) in lists
     return value in options
 
 
 def plain(value: Any) -> Any:
     """Text without spaces and , . / - _ * ^, in lower case, with double quotes; else the value itself."""
-    return re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"') if type(value) is str else value
+    if type(value) is not str:
+        return value
+    return re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"')
 
 
-def dict_fits(value: dict, option: Any) -> bool:
+def plain_items(values: list | str) -> list:
+    """`plain` of each; "" as values is an empty list."""
+    return [plain(value) for value in values]
+
+
+def dict_fits(value: Any, option: Any) -> bool:
     """An option is {key: [acceptable values]}. One level of text is made plain; below, 1 equals 1.0."""
-    if type(option) is not dict or type(value) is not dict or not value.keys() <= option.keys():
+    if type(option) is not dict or type(value) is not dict:
         return False
-    right = all(plain(inner) in [plain(o) for o in option[key]] for key, inner in value.items())
-    return right and all("" in options for key, options in option.items() if key not in value)
+    if not value.keys() <= option.keys():
+        return False
+    for key, inner in value.items():
+        if plain(inner) not in plain_items(option[key]):
+            return False
+    return all("" in options for key, options in option.items() if key not in value)
 
 
 def dicts_fit(value: list, option: Any) -> bool:
-    same = isinstance(option, list | str) and len(value) == len(option)
-    return same and all(dict_fits(*pair) for pair in zip(value, option, strict=True))
+    """A list of dicts against one of options, pair by pair; "" is here an empty list."""
+    if not isinstance(option, list | str) or len(value) != len(option):
+        return False
+    return all(dict_fits(*pair) for pair in zip(value, option, strict=True))
 
 
 # ---- the executable check ----
@@ -180,41 +252,50 @@ def dicts_fit(value: list, option: Any) -> bool:
 
 def not_run(question: Question) -> str | None:
     """Why a question cannot be run here; None for all but REST and those whose answer calls a web service."""
-    names = ["requests.get"] if question.category == "rest" else []
-    if question.category in EXEC:
-        names = [parse_call(expected["call"])[0] for expected in question.answer]
-    missing = sorted({name for name in names if name not in FUNCTIONS})
+    if question.category == "rest":
+        names = {"requests.get"}
+    elif question.category in EXEC:
+        names = {parse_call(expected["call"])[0] for expected in question.answer}
+    else:
+        return None
+    missing = names - FUNCTIONS.keys()
     if not missing:
         return None
-    web = "asks a web service" if WEB.issuperset(missing) else "is not among the functions here"
-    return f"not run: {', '.join(missing)} {web}"
+    reason = "asks a web service" if missing <= WEB else "is not among the functions here"
+    return f"not run: {', '.join(sorted(missing))} {reason}"
 
 
 def check_exec(question: Question, calls: list[dict]) -> tuple[bool | None, str]:
     """Run the reference calls, then the given ones, which may be others with the same results."""
     try:
-        expected = [(run(*parse_call(answer["call"])), answer["match"]) for answer in question.answer]
+        wanted = [(run(*parse_call(answer["call"])), answer["match"]) for answer in question.answer]
     except Exception as error:
         return None, f"not run: the reference fails ({error})"
 
     def fault(expected: tuple[Any, str], call: dict) -> str | None:
+        reference, how = expected
         try:
             result = run(call["name"], [], call["arguments"])
         except Exception as error:  # whatever a model's call runs into, it is wrong
             return f"{call['name']} fails: {type(error).__name__}: {error}"
-        return None if agrees(result, *expected) else f"got result {result!r:.60}, wanted {expected[0]!r:.60}"
+        if agrees(result, reference, how):
+            return None
+        return f"got result {result!r:.60}, wanted {reference!r:.60}"
 
-    return match(expected, calls, fault)
+    return match(wanted, calls, fault)
 
 
-def agrees(result: Any, expected: Any, how: str) -> bool:
+def agrees(result: Any, reference: Any, how: str) -> bool:
+    """how: exact_match, real_time_match (within 5 %) or structural_match (type, keys, length)."""
     if how == "exact_match":
-        return result == expected
-    if how == "real_time_match":  # within 5 %
-        numbers = type(result) in (int, float) and type(expected) in (int, float)
-        return numbers and abs(result - expected) <= 0.05 * abs(expected)
-    if type(result) is not type(expected):
+        return result == reference
+    if how == "real_time_match":
+        numbers = type(result) in (int, float) and type(reference) in (int, float)
+        return numbers and abs(result - reference) <= 0.05 * abs(reference)
+    if type(result) is not type(reference):
         return False
     if type(result) is dict:
-        return result.keys() == expected.keys()
-    return type(result) is not list or len(result) == len(expected)
+        return result.keys() == reference.keys()
+    if type(result) is list:
+        return len(result) == len(reference)
+    return True

@@ -1,9 +1,10 @@
-"""What BFCL's checks compute with: source text read as values, and the functions of its executable questions.
+"""The functions of BFCL's executable questions, for the checks to run calls with.
 
-Source text comes from files and from models, so none of it is ever run by Python's eval or exec. Python calls
-are parsed with `ast`, and only arithmetic on numbers is worked out; Java and JavaScript values are read by
-patterns, type by type, with the same blind spots as the leaderboard's own reader: a comma always separates
-elements, a bracket always closes. Both are bounded, so that a model's runaway text fails at once.
+    run("math_gcd", [], {"a": 12, "b": 18})  # 6
+
+Results are compared by plain equality, so the order of operations matters, down to the last bit of a float.
+Names, arguments and conventions are those that the questions were written for. Calls come from models: one
+that would run for ever raises.
 """
 
 import inspect
@@ -14,8 +15,6 @@ from typing import Any
 from evaluation.bfcl_source import parse_lambda, power
 
 # ---- the functions ----
-# Results are compared by plain equality, so the order of operations matters, down to the last bit of a float.
-# Names, arguments and conventions are those that the questions were written for.
 
 COUNT = 10_000  # of steps: far beyond the questions, and soon done
 LARGEST = 10**12
@@ -30,6 +29,7 @@ def total(values: list[float]) -> float:
 
 
 def counted(n: int) -> int:
+    """A number of steps. Raises ValueError when there are too many."""
     if n > COUNT:
         raise ValueError(f"got {n}, wanted at most {COUNT} steps")
     return n
@@ -201,9 +201,11 @@ def calculate_investment_value(
     """`inflation_rate`: one for each year."""
     value = initial_investment
     for year in range(counted(years)):
-        inflation = inflation_rate[year] if adjust_for_inflation else 0
-        growth = 1 + annual_return - inflation if adjust_for_inflation else 1 + annual_return
-        value = value * growth + annual_contribution * (1 - inflation)
+        if adjust_for_inflation:
+            inflation = inflation_rate[year]
+            value = value * (1 + annual_return - inflation) + annual_contribution * (1 - inflation)
+        else:
+            value = value * (1 + annual_return) + annual_contribution
     return value
 
 
@@ -215,8 +217,12 @@ def calculate_nutritional_needs(weight, height, age, gender, activity_level, goa
         basal = 447.593 + 9.247 * weight + 3.098 * height - 4.330 * age
     calories = basal * [1.2, 1.375, 1.55, 1.725, 1.9][activity_level - 1]
     calories = calories + {"lose": -500, "gain": 500}.get(goal, 0)
-    needs = {"calories": calories, "proteins_g": calories * 0.30 / 4, "fats_g": calories * 0.25 / 9}
-    return needs | {"carbohydrates_g": calories * 0.45 / 4}
+    return {
+        "calories": calories,
+        "proteins_g": calories * 0.30 / 4,
+        "fats_g": calories * 0.25 / 9,
+        "carbohydrates_g": calories * 0.45 / 4,
+    }
 
 
 def book_room(room_type, price, check_in_date, check_out_date, customer_id, discount_code=None):
@@ -234,41 +240,36 @@ def order_food(item, quantity, price):
 
 
 PURE = (
-    math_factorial,
-    calculate_permutations,
-    calc_binomial_probability,
-    math_gcd,
-    math_lcm,
-    get_prime_factors,
-)
-PURE += (get_fibonacci_sequence, get_fibonacci_number, quadratic_roots, estimate_derivative, calculate_mean)
-PURE += (calculate_standard_deviation, linear_regression, sort_array, mat_mul, calculate_cosine_similarity)
-PURE += (
-    add_binary_numbers,
-    get_distance,
-    calculate_triangle_area,
-    geometry_area_circle,
-    polygon_area,
-    maxPoints,
-)
-PURE += (calculate_displacement, calculate_final_velocity, calculate_electrostatic_potential_energy)
-PURE += (calculate_density, calculate_future_value, mortgage_calculator, calculate_investment_value)
-PURE += (calculate_nutritional_needs, book_room, order_food)
+    math_factorial, calculate_permutations, calc_binomial_probability, math_gcd, math_lcm, get_prime_factors,
+    get_fibonacci_sequence, get_fibonacci_number, quadratic_roots, estimate_derivative, calculate_mean,
+    calculate_standard_deviation, linear_regression, sort_array, mat_mul, calculate_cosine_similarity,
+    add_binary_numbers, get_distance, calculate_triangle_area, geometry_area_circle, polygon_area, maxPoints,
+    calculate_displacement, calculate_final_velocity, calculate_electrostatic_potential_energy,
+    calculate_density, calculate_future_value, mortgage_calculator, calculate_investment_value,
+    calculate_nutritional_needs, book_room, order_food,
+)  # fmt: skip
 FUNCTIONS = {function.__name__: function for function in PURE}
 
 # Arguments that may be something else than numbers and lists of numbers.
-TEXTS = {"estimate_derivative": ["function"], "add_binary_numbers": ["a", "b"], "sort_array": ["array"]}
-TEXTS |= {"order_food": ["item"], "calculate_nutritional_needs": ["gender", "goal"]}
-TEXTS["book_room"] = ["room_type", "check_in_date", "check_out_date", "customer_id", "discount_code"]
+TEXTS = {
+    "estimate_derivative": ["function"],
+    "add_binary_numbers": ["a", "b"],
+    "sort_array": ["array"],
+    "order_food": ["item"],
+    "calculate_nutritional_needs": ["gender", "goal"],
+    "book_room": ["room_type", "check_in_date", "check_out_date", "customer_id", "discount_code"],
+}
 
 # Functions that ask a web service: weather, places, money, films, shops, ... Their questions are not run.
-WEB = {"get_weather_data", "get_coordinates_from_city", "convert_currency", "find_term_on_urban_dictionary"}
-WEB |= {"get_coordinate_by_ip_address", "get_zipcode_by_ip_address", "get_covid_death_by_country"}
-WEB |= {"get_active_covid_case_by_country", "get_rating_by_amazon_ASIN", "get_price_by_amazon_ASIN"}
-WEB |= {"get_product_name_by_amazon_ASIN", "get_company_name_by_stock_name", "get_stock_price_by_stock_name"}
-WEB |= {"get_stock_history", "retrieve_city_based_on_zipcode", "retrieve_holiday_by_year"}
-WEB |= {"get_time_zone_by_coord", "get_movie_rating", "get_movie_director", "get_director_by_movie_name"}
-WEB |= {"get_movie_genre", "requests.get"}
+WEB = {
+    "get_weather_data", "get_coordinates_from_city", "convert_currency", "find_term_on_urban_dictionary",
+    "get_coordinate_by_ip_address", "get_zipcode_by_ip_address", "get_covid_death_by_country",
+    "get_active_covid_case_by_country", "get_rating_by_amazon_ASIN", "get_price_by_amazon_ASIN",
+    "get_product_name_by_amazon_ASIN", "get_company_name_by_stock_name", "get_stock_price_by_stock_name",
+    "get_stock_history", "retrieve_city_based_on_zipcode", "retrieve_holiday_by_year",
+    "get_time_zone_by_coord", "get_movie_rating", "get_movie_director", "get_director_by_movie_name",
+    "get_movie_genre", "requests.get",
+}  # fmt: skip
 
 
 def run(name: str, positional: list, keywords: dict) -> Any:
@@ -284,9 +285,11 @@ def run(name: str, positional: list, keywords: dict) -> Any:
 
 
 def _check_numbers(value: Any, argument: str) -> None:
-    """Text where a number belongs would never be right, but may take for ever: "a" * 10**9."""
+    """Text where a number belongs would never be right, but may run for ever: "a" * 10**9."""
     if isinstance(value, list | tuple):
         for item in value:
             _check_numbers(item, argument)
-    elif not isinstance(value, int | float) or isinstance(value, int) and abs(value) > LARGEST:
+        return
+    too_large = isinstance(value, int) and abs(value) > LARGEST
+    if too_large or not isinstance(value, int | float):
         raise ValueError(f"{argument}: got {value!r:.60}, wanted numbers, integers up to {LARGEST}")

@@ -1,11 +1,10 @@
 """BFCL's files: questions, functions and answers in their published form, checked line by line."""
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli import UserError
+from cli import UserError, parse_object
 from data import numbered_lines
 from evaluation.bfcl_source import parse_call
 from formats import calls as calling
@@ -30,8 +29,9 @@ class Question:
     """One question. Ids are not unique in every version, so nothing is keyed by them.
 
     messages: {"role", "content"}, roles system, user and assistant. functions: as published, for the check.
-    tools: the same as calls.py wants them. answer: per call, in AST sets {function: {parameter: [acceptable
-    values]}}, in executable ones {"call": its text, "match": how results are compared}; elsewhere None.
+    tools: the same in the form of formats/calls.py. answer: per call, in AST sets {function: {parameter:
+    [acceptable values]}}, in executable ones {"call": its text, "match": how results are compared}, in the
+    others None.
     """
 
     id: str
@@ -49,9 +49,8 @@ def _open(**properties: dict) -> dict:
 
 MESSAGE = _open(role={"enum": ["system", "user", "assistant"]}, content=TEXT)
 FUNCTION = _open(name=TEXT, parameters=calling.SCHEMA)
-QUESTION = _open(
-    id=TEXT, question=LIST | {"items": LIST | {"items": MESSAGE}}, function=LIST | {"items": FUNCTION}
-)
+TURNS = LIST | {"items": LIST | {"items": MESSAGE}}
+QUESTION = _open(id=TEXT, question=TURNS, function=LIST | {"items": FUNCTION})
 TABLES = {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": LIST}}
 AST_ANSWER = _open(id=TEXT, ground_truth=LIST | {"items": TABLES})
 MATCHES = LIST | {"items": {"enum": ["exact_match", "real_time_match", "structural_match"]}}
@@ -70,7 +69,9 @@ def read_questions(folder: str | Path, category: str) -> list[Question]:
     rows = _rows(path, QUESTION)
     questions = [_question(row, where, category) for where, row in rows]
     if category in (*NON_LIVE, *LIVE, *EXEC):
-        _add_answers(questions, path, path if "ground_truth" in rows[0][1] else _answers_of(path))
+        _, first = rows[0]
+        answers = path if "ground_truth" in first else _answers_of(path)
+        _add_answers(questions, path, answers)
     return questions
 
 
@@ -83,10 +84,16 @@ def _package_data() -> Path:
 
 
 def _find(folder: Path, category: str) -> Path:
-    names = [f"{v}_{name}.json" for v in VERSIONS for name in (category, OLD_NAMES.get(category)) if name]
-    for path in (place / name for name in names for place in (folder, folder / UNUSED / "question")):
-        if path.is_file():
-            return path
+    """The file of a category; in older versions it has another name or lies elsewhere."""
+    names = []
+    for version in VERSIONS:
+        names.append(f"{version}_{category}.json")
+        if category in OLD_NAMES:
+            names.append(f"{version}_{OLD_NAMES[category]}.json")
+    for name in names:
+        for path in (folder / name, folder / UNUSED / "question" / name):
+            if path.is_file():
+                return path
     raise UserError(f"{folder}: holds no {names[0]}; wanted the folder of the published data files")
 
 
@@ -97,15 +104,15 @@ def _answers_of(path: Path) -> Path:
 
 def _rows(path: Path, shape: dict) -> list[tuple[str, dict]]:
     """The lines of a file as objects of that shape, each with its `file:line`."""
-    rows = []
+    rows, wanted = [], "one JSON object a line, as published"
     for number, line in numbered_lines(path):
         where = f"{path}:{number}"
+        row = parse_object(line, where, wanted)
         try:
-            row = json.loads(line)
             calling.check_value(row, shape, "line")
             calling.check_plain(row)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: {error}; wanted one JSON object a line, as published") from None
+        except ValueError as error:
+            raise UserError(f"{where}: {error}; wanted {wanted}") from None
         rows.append((where, row))
     return rows
 
@@ -164,7 +171,9 @@ STANDARD = {"dict": "object", "float": "number", "tuple": "array"}  # `any` beco
 
 
 def language_of(category: str) -> str:
-    return category.removeprefix("simple_") if category in ("simple_java", "simple_javascript") else "python"
+    """python, java or javascript."""
+    language = category.removeprefix("simple_")
+    return language if language in LANGUAGES else "python"
 
 
 def tool_of(function: dict, language: str) -> dict:
@@ -181,27 +190,32 @@ def standard(schema: dict) -> dict:
     """A schema in the words of JSON Schema; `optional` is dropped, as `required` says it."""
     out = {}
     for key, value in schema.items():
+        if key == "optional" or (key == "type" and value == "any"):
+            continue
         if key == "type":
-            out |= {} if value == "any" else {key: STANDARD.get(str(value), value)}
+            value = STANDARD.get(str(value), value)
         elif key == "properties":
-            out[key] = {name: standard(inner) for name, inner in value.items()}
+            value = {name: standard(inner) for name, inner in value.items()}
         elif key in ("items", "additionalProperties") and isinstance(value, dict):
-            out[key] = standard(value)
-        elif key != "optional":
-            out[key] = value
+            value = standard(value)
+        out[key] = value
     return out
 
 
 def source_parameter(schema: dict, language: str) -> dict:
+    """A parameter as text, whose description says in words what source text it takes."""
     note = f"{LANGUAGES[language]} source text of type {source_type(schema)}"
-    note += ", without quotes" if schema.get("type") == "String" else ""
+    if schema.get("type") == "String":
+        note += ", without quotes"
     return {"type": "string", "description": f"{schema.get('description', '')} ({note})".strip()}
 
 
 def source_type(schema: dict) -> str:
+    """A type in words: `ArrayList of integer`, `dict with url: String`."""
     kind = schema.get("type", "any")
     if "items" in schema:
         return f"{kind} of {source_type(schema['items'])}"
     if "properties" in schema:
-        return f"{kind} with {', '.join(f'{n}: {source_type(s)}' for n, s in schema['properties'].items())}"
+        fields = [f"{name}: {source_type(inner)}" for name, inner in schema["properties"].items()]
+        return f"{kind} with {', '.join(fields)}"
     return kind

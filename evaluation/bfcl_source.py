@@ -1,6 +1,12 @@
-"""Values of source text: BFCL writes calls in Python, and arguments in Java and JavaScript.
+"""Values of source text: BFCL writes calls in Python, and some arguments in Java and JavaScript.
 
-Nothing is run: Python goes through `ast`, the other two through patterns.
+    parse_call("f.g(1, a=1/6)")                                   # ("f.g", [1], {"a": 0.1666...})
+    source_value("new int[]{1, 2}", "Array", "integer", "java")   # [1, 2]
+
+The text comes from files and from models, so nothing is run. Python is parsed by `ast`, and only arithmetic
+on numbers is worked out. Java and JavaScript values are read by patterns, type by type, with the same blind
+spots as the leaderboard's own reader: a comma always separates elements, a bracket always closes. Lengths and
+numbers are bounded, so that a model's runaway text fails at once.
 """
 
 import ast
@@ -67,19 +73,22 @@ def evaluate(node: ast.expr, variables: dict[str, float]) -> Any:
     if isinstance(node, ast.Tuple):
         return tuple(evaluate(item, variables) for item in node.elts)
     if isinstance(node, ast.Dict):
-        values = (evaluate(value, variables) for value in node.values)
-        return dict(zip([evaluate(key, variables) for key in node.keys], values, strict=True))
+        keys = [evaluate(key, variables) for key in node.keys]
+        values = [evaluate(value, variables) for value in node.values]
+        return dict(zip(keys, values, strict=True))
     if isinstance(node, ast.Name) and node.id in variables:
         return variables[node.id]
     if isinstance(node, ast.UnaryOp) and type(node.op) in SIGNS:
         return SIGNS[type(node.op)](_number(evaluate(node.operand, variables)))
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-        sides = (_number(evaluate(side, variables)) for side in (node.left, node.right))
-        return OPERATORS[type(node.op)](*sides)
+        left = _number(evaluate(node.left, variables))
+        right = _number(evaluate(node.right, variables))
+        return OPERATORS[type(node.op)](left, right)
     if isinstance(node, ast.Attribute) and _dotted(node) in CONSTANTS:
         return CONSTANTS[_dotted(node)]
     if isinstance(node, ast.Call) and not node.keywords and _dotted(node.func) in MATH:
-        return MATH[_dotted(node.func)](*(_number(evaluate(value, variables)) for value in node.args))
+        arguments = [_number(evaluate(argument, variables)) for argument in node.args]
+        return MATH[_dotted(node.func)](*arguments)
     raise ValueError(f"{type(node).__name__} is not arithmetic")
 
 
@@ -99,25 +108,42 @@ def power(base: float, exponent: float) -> float:
 
 
 SIGNS = {ast.USub: operator.neg, ast.UAdd: operator.pos}
-OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-OPERATORS[ast.Pow] = power
+OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: power,
+}
 CONSTANTS = {"math.pi": math.pi, "math.e": math.e}
-MATH = {"abs": abs, "pow": power, "math.sqrt": math.sqrt, "math.exp": math.exp, "math.log": math.log}
-MATH |= {"math.sin": math.sin, "math.cos": math.cos, "math.tan": math.tan, "math.log10": math.log10}
+MATH = {
+    "abs": abs,
+    "pow": power,
+    "math.sqrt": math.sqrt,
+    "math.exp": math.exp,
+    "math.log": math.log,
+    "math.log10": math.log10,
+    "math.sin": math.sin,
+    "math.cos": math.cos,
+    "math.tan": math.tan,
+}
 
 
 # ---- Java and JavaScript source: one value of a declared type ----
 # What does not look like its type stays text, and then fails the type check.
 
-NUMBERS = {
+INTEGER = (r"-?\d+$", int)
+NUMBERS = {  # the pattern of a number, and what converts it
     "java": {
+        "byte": INTEGER,
+        "short": INTEGER,
+        "integer": INTEGER,
         "long": (r"-?\d+[lL]$", lambda text: int(text.strip()[:-1])),
         "float": (r"-?\d+(\.\d+)?([eE][+-]?\d+)?[fF]$", lambda text: float(text.strip()[:-1])),
         "double": (r"-?\d+(\.\d+)?([eE][+-]?\d+)?$", float),
-    }
-    | dict.fromkeys(("byte", "short", "integer"), (r"-?\d+$", int)),
+    },
     "javascript": {
-        "integer": (r"-?\d+$", int),
+        "integer": INTEGER,
         "float": (r"-?\d+(\.\d+)?$", float),  # no exponent
         "Bigint": (r"-?\d+n$", lambda text: int(text.strip()[:-1])),
     },
@@ -169,8 +195,11 @@ def _java_element(text: str, inner: str | None) -> Any:
 def java_map(text: str, inner: str | None) -> Any:
     """new HashMap<>() {{ put("a", 1); put("b", "c"); }}, up to the first closing brace."""
     if found := re.search(r"new\s+HashMap<.*?>\s*\(\)\s*\{(.*?)\}", text, re.DOTALL):
-        puts = [re.match(r'(.*?)",\s*(.*?)\)', part) for part in found[1].split('put("')[1:]]
-        return {put[1]: guessed(put[2].strip(), '"', suffixes=True) for put in puts if put}
+        values = {}
+        for part in found[1].split('put("')[1:]:
+            if put := re.match(r'(.*?)",\s*(.*?)\)', part):
+                values[put[1]] = guessed(put[2].strip(), '"', suffixes=True)
+        return values
     return {} if re.search(r"new\s+HashMap<.*?>\s*\(\)", text) else text
 
 
@@ -199,8 +228,10 @@ def javascript_dict(text: str, inner: str | None) -> Any:
     values = {}
     for key, value in re.findall(r"([^:]+):\s*(.*?)(?:,\s*(?=[^,]+:)|$)", found[1]):
         key, value = key.strip().strip("'\""), value.strip()
-        listed = value.startswith("[") and value.endswith("]")
-        values[key] = javascript_array(value, None) if listed else guessed(value.strip("'\"").strip(), "\"'")
+        if value.startswith("[") and value.endswith("]"):
+            values[key] = javascript_array(value, None)
+        else:
+            values[key] = guessed(value.strip("'\"").strip(), "\"'")
     return values
 
 
@@ -220,14 +251,21 @@ def guessed(text: str, quotes: str, suffixes: bool = False) -> Any:
         return text == "true"
     if unquoted(text, quotes) != text:
         return unquoted(text, quotes)
-    for kind in ("long", "float") if suffixes else ():
-        if type(value := source_value(text, kind, None, "java")) is not str:
+    found = []
+    if suffixes:
+        found += [source_value(text, "long", None, "java"), source_value(text, "float", None, "java")]
+    found += [_converted(text, int), _converted(text, float)]
+    for value in found:
+        if type(value) is not str:
             return value
-    return next((v for v in (_converted(text, int), _converted(text, float)) if type(v) is not str), text)
+    return text
 
 
 def unquoted(text: str, quotes: str) -> str:
-    return text[1:-1] if text and text[0] == text[-1] and text[0] in quotes else text
+    """Without a pair of these quotes around it."""
+    if text and text[0] == text[-1] and text[0] in quotes:
+        return text[1:-1]
+    return text
 
 
 def _converted(text: str, convert: Callable) -> Any:

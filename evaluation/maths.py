@@ -1,19 +1,21 @@
-r"""GSM8K and MATH: the test files, the answer in a model's text, and whether it equals the reference.
+r"""GSM8K and MATH: does the agent's answer equal the reference? Table 3.
 
-    problems = read_problems("test.jsonl")
-    equal(extract(r"... so the answer is $\boxed{\frac12}$."), problems[0].answer)
+    python evaluate.py math --data test.jsonl --python --output results/gsm8k.jsonl     or MATH's test file
+    python evaluate.py score results/gsm8k.jsonl
 
-The paper judges with ToRA's grader, and so do we, its generosity and its blind spots included:
+The executor's Python is run in a sandbox; what it prints is the observation. The summarizer's text holds the
+answer. As in the paper, ToRA's grader judges, its generosity and its blind spots included:
 
     extract    the last box, else what follows "he answer is", else the last output block, else a last number
     normalise  one spelling: no units, degrees, dollars, percent signs, blanks; \dfrac12, 1/2 -> \frac{1}{2}
     equal      numbers: within 1e-4, or a factor of 100 apart (percent); else as text without brackets; else
                tuples element by element; else by value: the same function of its symbols, or within 1e-3
 
-That grader has sympy read both answers and simplify their difference. Here a formula is computed while it is
-read, with random complex numbers for its symbols: two that agree at a few such points are the same function.
-No text is run as code and no number outgrows a float, so the work is bounded by the length of the text and no
-verdict hangs on a clock. What cannot be read, or exceeds 1e308, is compared as text only.
+That grader has sympy read both answers and simplify their difference; here formula.py computes them. What it
+cannot read is compared as text only.
+
+Paper silent: how long an episode may be. Here the reasoner and the executor take 4 rounds at most before the
+summarizer (--max-turns 10); an episode that ends in another way has no answer, which is wrong.
 """
 
 import math
@@ -24,11 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent import run_episode, sampling
-from cli import UserError
+from cli import UserError, layout, parse_object
 from data import numbered_lines
 from engine.heldout import spread
-from evaluation.formula import _equal_values, _values
-from evaluation.tables import grouped, layout, paper_cells, share_cells
+from evaluation.formula import same_values, values_of
+from evaluation.tables import grouped, paper_cells, share_cells
 from formats.calls import JSON
 from formats.frames import Frame
 from model import Transformer
@@ -54,24 +56,28 @@ def read_problems(path: str | Path) -> list[Problem]:
 
 
 def _problem(line: bytes, index: int, where: str) -> Problem:
-    try:
-        record = JSON.decode(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON in UTF-8 ({error}); wanted one whole object per line") from None
-    keys = record.keys() if isinstance(record, dict) else set()
-    if not keys & {"question", "problem"}:
-        wanted = "`question` and `answer` (GSM8K) or `problem` and `solution` (MATH)"
-        raise UserError(f"{where}: got {record!r:.60}, wanted an object with {wanted}")
-    question, solution = ("question", "answer") if "question" in keys else ("problem", "solution")
-    for key in (question, solution, *sorted(keys & {"level", "type"})):
-        if not isinstance(record.get(key), str) or not record[key].strip():
-            raise UserError(f"{where}: {key}: got {record.get(key)!r:.60}, wanted text")
-    answer = (_behind_marks if question == "question" else _last_box)(record[solution])
+    wanted = "an object with `question` and `answer` (GSM8K) or `problem` and `solution` (MATH)"
+    row = parse_object(line, where, wanted, JSON)
+    level = _text(row, "level", where) if "level" in row else ""
+    subject = _text(row, "type", where) if "type" in row else ""
+    if "question" in row:
+        question, solution = _text(row, "question", where), _text(row, "answer", where)
+        field, answer, marked = "answer", _behind_marks(solution), "a last line `#### 72`"
+    elif "problem" in row:
+        question, solution = _text(row, "problem", where), _text(row, "solution", where)
+        field, answer, marked = "solution", _last_box(solution), r"\boxed{...} with its braces closed"
+    else:
+        raise UserError(f"{where}: got {row!r:.60}; wanted {wanted}")
     if not answer:
-        wanted = "a last line `#### 72`" if question == "question" else r"\boxed{...} with its braces closed"
-        raise UserError(f"{where}: {solution}: got ...{record[solution][-60:]!r}, wanted {wanted}")
-    id = str(record.get("idx", index))
-    return Problem(id, record[question], answer, record.get("level", ""), record.get("type", ""))
+        raise UserError(f"{where}: {field}: got ...{solution[-60:]!r}, wanted {marked}")
+    return Problem(str(row.get("idx", index)), question, answer, level, subject)
+
+
+def _text(row: dict, field: str, where: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where}: {field}: got {value!r:.60}, wanted text")
+    return value
 
 
 def _behind_marks(solution: str) -> str:
@@ -81,7 +87,8 @@ def _behind_marks(solution: str) -> str:
 
 def _last_box(solution: str) -> str:
     _, *boxes = re.split(r"\\boxed|\\fbox", solution)
-    return (_box(boxes[-1]) or "").strip() if boxes else ""
+    content = _box(boxes[-1]) if boxes else None
+    return content.strip() if content else ""
 
 
 def _box(rest: str) -> str | None:
@@ -101,18 +108,23 @@ def _box(rest: str) -> str | None:
 
 def extract(text: str) -> str:
     """The answer in a model's text, normalised; "" if there is none."""
-    output = text.rpartition("```output")[2].split("```")[0].strip() if "```output" in text else ""
+    output = ""
+    if "```output" in text:
+        output = text.rpartition("```output")[2].split("```")[0].strip()
     if "boxed" in text:
         rest = text.rpartition("boxed")[2]
         answer = _box(rest)
-        answer = rest[1:] if answer is None else answer  # the model was cut off
+        if answer is None:  # the model was cut off
+            answer = rest[1:]
     elif "he answer is" in text:
         answer = text.rpartition("he answer is")[2].strip()
     elif output:
         answer = output
     else:
-        answer = (re.findall(r"-?\d*\.?\d+", text.replace(",", "")) or [""])[-1]
-    return normalise(answer.split("\n")[0].removeprefix(":").removesuffix(".").removesuffix("/"))
+        numbers = re.findall(r"-?\d*\.?\d+", text.replace(",", ""))
+        answer = numbers[-1] if numbers else ""
+    first_line = answer.split("\n")[0]
+    return normalise(first_line.removeprefix(":").removesuffix(".").removesuffix("/"))
 
 
 REMOVED = (r"^{\circ}", r"^\circ", r"\$", "$", r"\text", r"x\in", r"\%", "%")
@@ -123,12 +135,12 @@ def normalise(answer: str) -> str:
     if len(answer) > LONGEST:
         return answer
     text = answer.strip().replace("\n", "").rstrip(".")
-    text = re.sub(r"\\[! ]", "", text)
-    text = text.replace(r"\\", "\\").replace(r"\\", "\\")
+    text = re.sub(r"\\[! ]", "", text)  # thin and backslashed spaces: 10,\!000\ m
+    text = text.replace(r"\\", "\\").replace(r"\\", "\\")  # rows of a matrix
     text = re.sub(r"[td]frac", "frac", text)
     text = re.sub(r"\\left|\\right", "", text)
-    number, unit, _ = text.partition(r"\text{")
-    if unit and number.strip() and text.endswith("}"):
+    number, mark, _ = text.partition(r"\text{")
+    if mark and number.strip() and text.endswith("}"):  # a unit: 5\text{ miles}
         text = number
     text = text.strip()
     for mark in REMOVED:
@@ -141,13 +153,14 @@ def normalise(answer: str) -> str:
     text = re.sub(r"\\mbox{.*?}", "", text)
     if "i" not in text:
         text = text.replace("j", "i")  # as Python writes the imaginary unit
-    text = re.sub(r"(?<=\d)\.0+(?!\d)", "", text)
-    text = "0" + text if text.startswith(".") else text
-    if text.count("=") == 1 and text.index("=") <= 2:
+    text = re.sub(r"(?<=\d)\.0+(?!\d)", "", text)  # 12.000
+    if text.startswith("."):
+        text = "0" + text
+    if text.count("=") == 1 and text.index("=") <= 2:  # x = 5
         text = text.partition("=")[2]
     text = re.sub(r"\\sqrt(\w+)", r"\\sqrt{\1}", text).replace(" ", "")
-    text = re.sub(r"\\frac([^{])\{", r"\\frac{\1}{", text)
-    text = re.sub(r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\frac([^{])\{", r"\\frac{\1}{", text)  # \frac1{23}
+    text = re.sub(r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", text)  # \frac12
     above, slash, below = text.partition("/")
     if slash and "/" not in below and _is_simple(above) and _is_simple(below):
         text = rf"\frac{{{above}}}{{{below}}}"
@@ -162,9 +175,11 @@ def _is_simple(text: str) -> bool:
 
 
 def equal(prediction: str, reference: str) -> bool:
-    """Whether an answer counts as right. Both are normalised first; an empty answer never is right."""
+    """Whether an answer counts as right. Both are normalised first; an empty answer is never right."""
     a, b = normalise(prediction), normalise(reference)
-    return _equal(a, b) if max(len(a), len(b)) <= LONGEST else a == b
+    if max(len(a), len(b)) > LONGEST:
+        return a == b
+    return _equal(a, b)
 
 
 def _equal(prediction: str, reference: str) -> bool:
@@ -173,17 +188,31 @@ def _equal(prediction: str, reference: str) -> bool:
         return any(math.isclose(got, wanted * factor, rel_tol=1e-4) for factor in (1, 0.01, 100))
     if not prediction:
         return False
-    brackets = prediction[0] + prediction[-1]
-    is_tuple = brackets in ("()", "[]")
-    # (1,2) may be called 1,2 but not [1,2]
-    ends = "[]()" if is_tuple and not reference.startswith("[" if brackets == "()" else "(") else ""
-    if _bare(prediction, ends) == _bare(reference, ends):
+    if _same_text(prediction, reference) or _same_tuple(prediction, reference):
         return True
-    if is_tuple and brackets == reference[:1] + reference[-1:]:
-        a, b = prediction[1:-1].split(","), reference[1:-1].split(",")
-        if len(a) == len(b) and all(map(_equal, a, b)):
-            return True
-    return _equal_values(_values(prediction), _values(reference))
+    return same_values(values_of(prediction), values_of(reference))
+
+
+def _same_text(prediction: str, reference: str) -> bool:
+    """Equal without brackets; but a prediction (1,2), which may be called 1,2, must not be called [1,2]."""
+    brackets = _brackets(prediction)
+    other = {"()": "[", "[]": "("}.get(brackets)  # what must not open the reference
+    if other and not reference.startswith(other):
+        prediction, reference = prediction.strip("[]()"), reference.strip("[]()")
+    return re.sub(r"[{}()]", "", prediction) == re.sub(r"[{}()]", "", reference)
+
+
+def _same_tuple(prediction: str, reference: str) -> bool:
+    """Equal element by element, in the same brackets."""
+    brackets = _brackets(prediction)
+    if brackets not in ("()", "[]") or brackets != _brackets(reference):
+        return False
+    a, b = prediction[1:-1].split(","), reference[1:-1].split(",")
+    return len(a) == len(b) and all(map(_equal, a, b))
+
+
+def _brackets(text: str) -> str:
+    return text[:1] + text[-1:]
 
 
 def _number(text: str) -> float | None:
@@ -193,41 +222,49 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _bare(text: str, ends: str) -> str:
-    return re.sub(r"[{}()]", "", text.strip(ends) if ends else text)
+# ---- the suite ----
 
 
-# ---- GSM8K and MATH ----
-
-
-def read_math(args: Namespace) -> list[Problem]:
-    with Sandbox(unsafe=args.unsafe_python):  # raises where there can be none, before the model is loaded
+def read(args: Namespace) -> list[Problem]:
+    """--limit problems of the file, evenly spread. Raises UserError, also where no sandbox can be had."""
+    with Sandbox(unsafe=args.unsafe_python):  # raises before the model is loaded
         return spread(read_problems(args.data), args.limit)
 
 
-def play_math(model: Transformer, frame: Frame, args: Namespace, i: int, problem: Problem) -> Callable:
-    def play(speak: Callable) -> dict:
+def play(model: Transformer, frame: Frame, args: Namespace, i: int, problem: Problem) -> Callable:
+    """The play of problem i: a whole episode with the executor's code run."""
+
+    def perform(speak: Callable) -> dict:
         with Sandbox(unsafe=args.unsafe_python) as python:  # in this thread, with which its child would die
             options = {"domain": "math", "python": python, "max_turns": args.max_turns, **sampling(args, i)}
             record = run_episode(model, frame, None, problem.question, speak=speak, **options)
-        line = {"id": problem.id, "category": "MATH" if problem.level or problem.type else "GSM8K"}
-        line |= {"level": problem.level, "type": problem.type, "record": record}
-        return line | {"reference": problem.answer}
+        return {
+            "id": problem.id,
+            "category": "MATH" if problem.level or problem.type else "GSM8K",
+            "level": problem.level,
+            "type": problem.type,
+            "record": record,
+            "reference": problem.answer,
+        }
 
-    return play
+    return perform
 
 
-def judge_math(line: dict) -> dict:
+def judge(line: dict) -> dict:
+    """answer: that of the summarizer, which speaks last. valid: whether it is right. reason: why not."""
     last, reference = line["record"]["trajectory"][-1], line["reference"]
     answer = extract(last["content"]) if last["role"] == "summarizer" else ""
-    valid = equal(answer, reference)
-    fault = f"got {answer!r:.60}, wanted {reference!r:.60}" if answer else "no answer"
-    return {"answer": answer, "valid": valid, "reason": "" if valid else fault}
+    if equal(answer, reference):
+        return {"answer": answer, "valid": True, "reason": ""}
+    reason = f"got {answer!r:.60}, wanted {reference!r:.60}" if answer else "no answer"
+    return {"answer": answer, "valid": False, "reason": reason}
 
 
-def table_math(header: dict, lines: list[dict]) -> str:
+def table(header: dict, lines: list[dict]) -> str:
+    """A row for each file, each level and each subject, with the paper's figures for the file."""
     rows = [["problems", "n", "right", "95 % interval", *paper_cells(header)]]
     for key in ("category", "level", "type"):
         for name, verdicts in sorted(grouped(lines, key).items()):
-            rows += [[name, *share_cells(verdicts), *paper_cells(header, name)]] if name else []
+            if name:
+                rows.append([name, *share_cells(verdicts), *paper_cells(header, name)])
     return layout(rows)

@@ -13,34 +13,60 @@ import tokenizers
 import torch
 from tqdm import tqdm
 
-from cli import UserError
+from cli import UserError, parse_object
 from engine.adapter import CONFIG, WEIGHTS
 from formats.checkpoint import checkpoint_folder, tensor_files
 from model import Transformer
 
-SETTINGS = ("categories", "limit", "max_turns", "max_new_tokens", "temperature", "top_p", "seed")
-SETTINGS += ("unsafe_python",)
+# Flags that decide the results, of the suites that have them.
+SETTINGS = (
+    "categories",
+    "limit",
+    "max_turns",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "unsafe_python",
+)
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("*.py", "formats/*.py", "engine/*.py", "tools/*.py", "evaluation/*.py")  # decides the results, too
+# The code that decides them.
+CODE = ("*.py", "formats/*.py", "engine/*.py", "tools/*.py", "evaluation/*.py")
 
 
 def header_of(args: Namespace, questions: list, model: Transformer) -> dict:
-    """All that decides the results of a run."""
-    base, adapter, weight = checkpoint_folder(args.model), Path(args.adapter), model.model.norm.weight
-    name = Path(args.model).resolve().name if os.path.isdir(args.model) else args.model.rpartition("/")[2]
-    header = {"suite": args.suite, "model": name}
-    header |= {name: getattr(args, name) for name in SETTINGS if hasattr(args, name)}
-    header |= {"dtype": str(weight.dtype).removeprefix("torch."), "device": weight.device.type}
-    header |= {"python": platform.python_version(), "torch": torch.__version__}
-    header |= {"tokenizers": tokenizers.__version__, "questions": len(questions)}
-    header["data"] = hashlib.sha256(json.dumps(questions, default=vars).encode()).hexdigest()[:16]
-    files = sorted({"config.json", "tokenizer.json", *tensor_files(base).values()})
-    header["base"] = digest(base / file for file in files)
-    header["adapter"] = digest([adapter / CONFIG, adapter / WEIGHTS]) if args.adapter else "none"
-    return header | {"code": digest(path for pattern in CODE for path in sorted(ROOT.glob(pattern)))}
+    """All that decides the results of a run: flags, versions, digests of data, models and code."""
+    base, adapter = checkpoint_folder(args.model), Path(args.adapter)
+    weights = sorted({"config.json", "tokenizer.json", *tensor_files(base).values()})
+    code = [path for pattern in CODE for path in sorted(ROOT.glob(pattern))]
+    asked = json.dumps(questions, default=vars).encode()
+    weight = model.model.norm.weight
+    return {
+        "suite": args.suite,
+        "model": model_name(args.model),
+        **{name: getattr(args, name) for name in SETTINGS if hasattr(args, name)},
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "device": weight.device.type,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "tokenizers": tokenizers.__version__,
+        "questions": len(questions),
+        "data": hashlib.sha256(asked).hexdigest()[:16],
+        "base": digest(base / file for file in weights),
+        "adapter": digest([adapter / CONFIG, adapter / WEIGHTS]) if args.adapter else "none",
+        "code": digest(code),
+    }
+
+
+def model_name(model: str) -> str:
+    """The last part of a folder or hub id."""
+    if os.path.isdir(model):
+        return Path(model).resolve().name
+    return model.rpartition("/")[2]
 
 
 def digest(paths: Iterable[Path]) -> str:
+    """Of names, sizes and contents."""
     whole = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
@@ -60,13 +86,13 @@ def read_results(path: Path, content: bytes, suites: Iterable[str]) -> tuple[dic
 
     suites: names of those that there are.
     """
-    try:
-        header, *lines = map(json.loads, content.split(b"\n")[:-1])
-        if header["header"]["suite"] in suites:
-            return header["header"], lines
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"{path}: no result file of evaluate.py, or damaged; name another, or remove it")
+    wanted = "a result file of evaluate.py; name another, or remove it"
+    whole = content.split(b"\n")[:-1]
+    rows = [parse_object(line, f"{path}:{number}", wanted) for number, line in enumerate(whole, 1)]
+    header = rows[0].get("header") if rows else None
+    if not isinstance(header, dict) or header.get("suite") not in list(suites):
+        raise UserError(f"{path}: got no header; wanted {wanted}")
+    return header, rows[1:]
 
 
 def resume(path: Path, header: dict, suites: Iterable[str]) -> int:
@@ -87,7 +113,7 @@ def resume(path: Path, header: dict, suites: Iterable[str]) -> int:
 
 
 def in_order(numbered: Iterator[tuple[int, dict]], bar: tqdm) -> Iterator[dict]:
-    """What comes with the numbers 0, 1, 2, ... in any order, in that order."""
+    """The lines in the order of their numbers 0, 1, 2, ..., each as soon as those before it are there."""
     waiting, following = {}, 0
     for i, line in numbered:
         bar.update()
@@ -98,8 +124,8 @@ def in_order(numbered: Iterator[tuple[int, dict]], bar: tqdm) -> Iterator[dict]:
 
 
 @contextmanager
-def told(path: Path, mend: str) -> Iterator[None]:
-    """Makes a UserError of what the system says about a file."""
+def file_faults(path: Path, mend: str) -> Iterator[None]:
+    """Raise what the system says about a file as a UserError. mend: what a user can do."""
     try:
         yield
     except OSError as error:

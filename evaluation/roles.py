@@ -1,88 +1,122 @@
-"""Fig. 4: held-out turns written role by role and held against their references."""
+"""Held-out turns, written role by role and held against their references: Fig. 4.
+
+    python evaluate.py roles --data heldout.jsonl --output results/roles.jsonl
+    python evaluate.py score results/roles.jsonl
+
+Every turn of the three roles is written greedily, each after the reference turns before it. The table has for
+each role the loss and the accuracy on the tokens of the reference, and how near the written text is to it
+(Levenshtein accuracy). Below stand whole turns that are right: the next role that a reasoner names; the calls
+of an executor, after the reasoner's words in the reference and after the reasoner's own.
+
+Paper silent: the Levenshtein accuracy is 1 - edit distance / length of the longer text, the mean over turns.
+It counts characters, as tokens would make base models incomparable.
+"""
 
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 import data
+from cli import layout
 from engine.heldout import count_turns, retrace, share, spread, write_turns
 from engine.loss import token_losses
-from evaluation.tables import column_cells, layout, not_run, wilson
+from evaluation.tables import column_cells, reasons_not_run, wilson
 from formats.frames import Frame
 from model import Transformer
 from mor import ROLES
 
-# ---- roles: turns against their references ----
+# ---- how near two texts are ----
 
 
 def similarity(a: str, b: str) -> float:
-    """Levenshtein accuracy of one turn; of two empty texts 1."""
+    """Levenshtein accuracy of one turn (Fig. 4), from 0 to 1; 1 for two empty texts."""
     return 1 - distance(a, b) / max(len(a), len(b), 1)
 
 
 def distance(a: str, b: str) -> int:
-    """Levenshtein's edit distance by Myers' bit vectors: a row of the table in a dozen operations.
+    """Levenshtein's edit distance by the usual table: row j holds the distances of b[:j] from every a[:i].
 
-    Row j holds the distances of b[:j] from a[:0], a[:1], ... Bit i of up (down) says that entry i + 1 is one
-    more (less) than entry i; of more and less, that it is so against the same entry of the row before.
+    numpy makes a row at once, so that two texts of 4,000 characters take 0.07 s.
     """
-    if not a:
-        return len(b)
-    places, full, last = {}, (1 << len(a)) - 1, len(a) - 1
-    for i, letter in enumerate(a):
-        places[letter] = places.get(letter, 0) | 1 << i
-    up, down, result = full, 0, len(a)
+    letters = np.array([ord(letter) for letter in a])
+    columns = np.arange(len(a) + 1)
+    row = columns  # a[:i] from "": i letters to put in
     for letter in b:
-        equal = places.get(letter, 0)
-        same = ((equal & up) + up ^ up | equal | down) & full  # entry i + 1 is entry i of the row before
-        more, less = down | full & ~(same | up), same & up
-        result += (more >> last) - (less >> last)
-        more, less = (more << 1 | 1) & full, less << 1 & full
-        up, down = less | full & ~(same | more), same & more
-    return result
+        above = row
+        row = above + 1  # the letter of b is left out
+        replaced = above[:-1] + (letters != ord(letter))
+        row[1:] = np.minimum(row[1:], replaced)
+        # Each further letter of a that is put in costs 1: row[i] = min over k <= i of row[k] + (i - k).
+        row = np.minimum.accumulate(row - columns) + columns
+    return int(row[-1])
 
 
-def read_roles(args: Namespace) -> list[tuple[int, dict]]:
-    """Records, each with its number in the file."""
+# ---- the suite ----
+
+
+def read(args: Namespace) -> list[tuple[int, dict]]:
+    """--limit records of the file, evenly spread, each with its number in it. Raises UserError."""
     return spread(enumerate(data.read_records(args.data), 1), args.limit)
 
 
-def play_roles(model: Transformer, frame: Frame, args: Namespace, i: int, question: tuple) -> Callable:
-    id, record = question
-    line = {"id": id, "category": data.domain_of(record), "record": record, "reason": ""}
+def play(model: Transformer, frame: Frame, args: Namespace, i: int, question: tuple[int, dict]) -> Callable:
+    """The play of one record: all its turns. A record that the model has no positions for is not run."""
+    number, record = question
+    line = {"id": number, "category": data.domain_of(record), "record": record, "reason": ""}
     example, positions = data.render(record, frame), model.config.max_position_embeddings
     if len(example.input_ids) > positions:
-        reason = f"not run: longer than the model's {positions} positions"
-        return lambda speak: line | {"sums": [[0.0] * 4] * 3, "turns": [], "reason": reason}
+        line["reason"] = f"not run: longer than the model's {positions} positions"
+        nothing = {"sums": [[0.0] * 4] * len(ROLES), "turns": []}
+        return lambda speak: line | nothing
     with torch.no_grad():
         sums = token_losses(model, [example])[1].tolist()
-    read = retrace(model, record, frame)
-    return lambda speak: line | {"sums": sums, "turns": write_turns(model, read, frame, speak, every=True)}
+    retraced = retrace(model, record, frame)
+
+    def perform(speak: Callable) -> dict:
+        return line | {"sums": sums, "turns": write_turns(model, retraced, frame, speak, every=True)}
+
+    return perform
 
 
-def judge_roles(line: dict) -> dict:
+def judge(line: dict) -> dict:
+    """levenshtein: how near each turn is to its reference. counts: turns that are right (count_turns)."""
     similarities = [similarity(turn["text"], turn["reference"]) for turn in line["turns"]]
     return {"levenshtein": similarities, "counts": dict(count_turns(line["record"], line["turns"]))}
 
 
-def table_roles(header: dict, lines: list[dict]) -> str:
+def table(header: dict, lines: list[dict]) -> str:
+    """A row for each role and for all, and a row for each kind of turn that is right or wrong."""
     sums = torch.tensor([line["sums"] for line in lines], dtype=torch.float64).sum(dim=0)  # [3, 4]
-    sums = torch.cat((sums, sums.sum(dim=0, keepdim=True))).tolist()
-    rows = [["role", "turns", "loss", "token accuracy", "Levenshtein accuracy"]]
-    for role, (loss, hits, supervised, _) in zip((*ROLES, "all"), sums, strict=True):
-        pairs = [pair for line in lines for pair in zip(line["turns"], line["levenshtein"], strict=True)]
-        near = [value for turn, value in pairs if role in (turn["role"], "all")]
-        shares = share(loss, supervised), share(hits, supervised), share(sum(near), len(near))
-        figures = zip(shares, (".4f", ".1%", ".1%"), strict=True)
-        rows.append([role, str(len(near)), *("-" if x is None else format(x, form) for x, form in figures)])
-    counts = sum((Counter(line["counts"]) for line in lines), Counter())
+    near = {role: [] for role in ROLES}
+    for line in lines:
+        for turn, value in zip(line["turns"], line["levenshtein"], strict=True):
+            near[turn["role"]].append(value)
+    by_role = [["role", "turns", "loss", "token accuracy", "Levenshtein accuracy"]]
+    for i, role in enumerate(ROLES):
+        by_role.append(role_row(role, sums[i].tolist(), near[role]))
+    by_role.append(role_row("all", sums.sum(dim=0).tolist(), sum(near.values(), [])))
+
+    counts = Counter()
+    for line in lines:
+        counts.update(line["counts"])
     right = [["turns right", "n", "right", "95 % interval"]]
-    for name, key, turns in (
-        ("next role", "next_role", "reasoner_turns"),
-        ("calls", "exact", "executor_turns"),
-        ("calls after own words", "exact_own", "executor_turns"),
-    ):
-        right.append([name, *column_cells(wilson(counts[key], counts[turns]) if counts[turns] else None)])
-    return f"{layout(rows)}{not_run(lines)}\n{layout(right)}"
+    right.append(right_row("next role", counts["next_role"], counts["reasoner_turns"]))
+    right.append(right_row("calls", counts["exact"], counts["executor_turns"]))
+    right.append(right_row("calls after own words", counts["exact_own"], counts["executor_turns"]))
+    return f"{layout(by_role)}{reasons_not_run(lines)}\n{layout(right)}"
+
+
+def role_row(name: str, sums: list[float], near: list[float]) -> list[str]:
+    """sums: of a role, as token_losses has them. near: the Levenshtein accuracy of its turns."""
+    loss, hits, supervised, _ = sums
+    shares = (share(hits, supervised), share(sum(near), len(near)))
+    percents = ["-" if value is None else f"{value:.1%}" for value in shares]
+    return [name, str(len(near)), f"{loss / supervised:.4f}" if supervised else "-", *percents]
+
+
+def right_row(name: str, right: int, turns: int) -> list[str]:
+    """So many of the turns are right."""
+    return [name, *column_cells(wilson(right, turns) if turns else None)]

@@ -64,11 +64,13 @@ def grouped(lines: list[dict], key: str) -> dict[str, list[bool | None]]:
 
 
 def share_cells(verdicts: list[bool | None]) -> list[str]:
+    """Three cells: how many questions were run, the share that is right, its interval."""
     judged = [verdict for verdict in verdicts if verdict is not None]
     return column_cells(wilson(sum(judged), len(judged)) if judged else None)
 
 
 def column_cells(column: Column | None) -> list[str]:
+    """Three cells: how many questions, the share that is right, its interval."""
     if column is None:
         return ["0", "-", "-"]
     return [str(column.n), f"{column.accuracy:.1%}", f"{column.low:.1%} to {column.high:.1%}"]
@@ -76,23 +78,16 @@ def column_cells(column: Column | None) -> list[str]:
 
 def paper_cells(header: dict, name: str | None = None) -> list[str]:
     """The paper's figures of one row for this base model, if it has any; without a name the row's head."""
-    rows = next((rows for base, rows in PAPER.items() if header["model"].lower().startswith(base)), None)
-    if name is None:
-        return ["paper: base", "paper: MoRAgent"] if rows else []
-    return [f"{figure:.1f}%" for figure in (rows or {}).get(name, ())]
+    model = header["model"].lower()
+    for base, rows in PAPER.items():
+        if model.startswith(base):
+            if name is None:
+                return ["paper: base", "paper: MoRAgent"]
+            return [f"{figure:.1f}%" for figure in rows.get(name, ())]
+    return []
 
 
-def not_run(lines: list[dict]) -> str:
-    """A line for each reason not to run a question."""
+def reasons_not_run(lines: list[dict]) -> str:
+    """A line for each reason not to run a question, with the number of such questions."""
     reasons = Counter(line["reason"] for line in lines if line["reason"].startswith("not run"))
     return "".join(f"{count} {reason}\n" for reason, count in sorted(reasons.items()))
-
-
-def layout(rows: list[list[str]]) -> str:
-    """Cells in columns, the first on the left, the others on the right."""
-    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
-    out = ""
-    for first, *others in rows:
-        padded = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False))
-        out += "  ".join([first.ljust(widths[0]), *padded]) + "\n"
-    return out

@@ -1,12 +1,11 @@
 """evaluate.py: scripted models for verdicts and tables, a tiny random one for the result file.
 
-The naive twins: the dynamic program of Levenshtein's distance; of a run that was killed, one that was not.
+The twin of a run that was killed is one that was not.
 """
 
 import ast
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import evaluate
 import mor
 from cli import run
 from engine.adapter import save_adapter
-from evaluation import maths, results, roles, tables
+from evaluation import maths, results, roles
 from model import ModelConfig, Transformer
 
 ROOT = Path(evaluate.__file__).parent
@@ -108,15 +107,22 @@ def play(monkeypatch, folders, tmp_path, capsys) -> Callable:
 
 
 def cells(printed: str, first: str) -> list[str]:
-    """What stands behind a row's name."""
+    """The cells of the row of that name."""
     (row,) = (line for line in printed.splitlines() if line.startswith(f"{first}  "))
     return row[len(first) :].split()
 
 
 # ---- BFCL ----
 
-GCD = {"type": "dict", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a"]}
-GCD = {"name": "math_gcd", "description": "", "parameters": GCD}
+GCD = {
+    "name": "math_gcd",
+    "description": "",
+    "parameters": {
+        "type": "dict",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a"],
+    },
+}
 TALK = [("system", "Be kind."), ("user", "Hello."), ("assistant", "Hello!"), ("user", "More?")]
 
 
@@ -146,57 +152,75 @@ def write_bfcl(folder: Path) -> Path:
 
 CATEGORIES = ("simple_python", "live_relevance", "irrelevance", "live_irrelevance", "exec_simple")
 RIGHT, OTHER = CALL.format("math_gcd", '{"a": 4}'), CALL.format("math_gcd", '{"a": 5, "b": 6}')
-TEXTS = [[ACT, RIGHT], [ACT, OTHER], [ACT, "I cannot."], [STOP], ["Hm.", RIGHT]]  # simple_python
-TEXTS += [[ACT, OTHER], [ACT, "I cannot."], [STOP], [ACT, OTHER]]  # live_relevance, irrelevance, talk
-TEXTS += [[ACT, CALL.format("math_gcd", '{"a": 2, "b": 8}')], []]  # exec_simple
+TEXTS = [
+    # simple_python
+    [ACT, RIGHT],
+    [ACT, OTHER],
+    [ACT, "I cannot."],
+    [STOP],
+    ["Hm.", RIGHT],
+    # live_relevance, twice
+    [ACT, OTHER],
+    [ACT, "I cannot."],
+    # irrelevance, live_irrelevance
+    [STOP],
+    [ACT, OTHER],
+    # exec_simple; the last one is not run
+    [ACT, CALL.format("math_gcd", '{"a": 2, "b": 8}')],
+    [],
+]
 
 
-def test_bfcl_verdicts_and_table(play, tmp_path, capsys):
-    flags = ("--categories", *CATEGORIES, "--harness", tmp_path / "result")
-    (header, *lines), printed = play("bfcl", write_bfcl(tmp_path / "bfcl"), TEXTS, *flags)
-    assert header["header"]["questions"] == len(lines) == 11 and header["header"]["categories"] == [
-        *CATEGORIES
-    ]
+@pytest.fixture
+def played_bfcl(play, tmp_path) -> tuple[list[dict], str]:
+    """The lines of the result file and what was printed, of TEXTS."""
+    return play("bfcl", write_bfcl(tmp_path / "bfcl"), TEXTS, "--categories", *CATEGORIES)
+
+
+def test_bfcl_verdicts(played_bfcl):
+    (header, *lines), _ = played_bfcl
+    assert header["header"]["questions"] == len(lines) == 11
+    assert header["header"]["categories"] == [*CATEGORIES]
     assert [line["valid"] for line in lines] == [1, 0, 0, 0, 1, 1, 0, 1, 0, 1, None]
     statuses = [line["record"]["exit_status"] for line in lines]
     called = "called called unreadable no_call called called unreadable no_call called called question"
     assert statuses == called.split()
-    assert [line["calls"] for line in lines[1:4]] == [
-        [{"name": "math_gcd", "arguments": {"a": 5, "b": 6}}],
-        None,
-        [],
-    ]
-    assert "5, wanted one of [4]" in lines[1]["reason"] and lines[2]["reason"] == "no call could be read"
+    other = [{"name": "math_gcd", "arguments": {"a": 5, "b": 6}}]
+    assert [line["calls"] for line in lines[1:4]] == [other, None, []]
+    assert "5, wanted one of [4]" in lines[1]["reason"]
+    assert lines[2]["reason"] == "no call could be read"
+
+
+def test_bfcl_records(played_bfcl):
+    (_, *lines), _ = played_bfcl
     for line in lines:
         data.check_record(line["record"], line["id"])
     talk = lines[8]["record"]
-    assert talk["system"] == "Be kind." and [turn["role"] for turn in talk["trajectory"]] == [
-        *("user", "reasoner", "summarizer", "user"),
-        *("reasoner", "executor"),
-    ]
+    assert talk["system"] == "Be kind."
+    roles = [turn["role"] for turn in talk["trajectory"]]
+    assert roles == ["user", "reasoner", "summarizer", "user", "reasoner", "executor"]
     assert talk["source"] == {"dataset": "bfcl", "category": "live_irrelevance", "id": "talk"}
+
+
+def test_bfcl_table(played_bfcl):
+    _, printed = played_bfcl
     # Wilson: (2/5 + z²/10 ± z sqrt(0.24/5 + z²/100)) / (1 + z²/5) with z = 1.96
     assert cells(printed, "simple_python") == ["5", "40.0%", "11.8%", "to", "76.9%"]
     assert cells(printed, "exec_simple")[:2] == ["1", "100.0%"]
     assert "\n1 not run: get_weather_data asks a web service\n" in printed
     assert cells(printed, "Relevance") == ["2", "50.0%", "9.5%", "to", "90.5%", "38.9%", "94.4%"]
-    assert cells(printed, "Irrelevance")[:2] == ["2", "50.0%"] and len(cells(printed, "Irrelevance")) == 5
+    irrelevance = cells(printed, "Irrelevance")  # the paper has no figures of it
+    assert irrelevance[:2] == ["2", "50.0%"] and len(irrelevance) == 5
     assert cells(printed, "Average") == ["0", "-", "-", "27.5%", "77.6%"]
-    written = lines_of(tmp_path / "result/Llama-3.2-1B-Instruct/BFCL_v4_simple_python_result.json")
-    assert [row["result"] for row in written] == [
-        "[math_gcd(a=4)]",
-        "[math_gcd(a=5, b=6)]",
-        "[]",
-        "[]",
-        written[0]["result"],
-    ]
 
+
+def test_score_judges_once_more(played_bfcl, tmp_path, capsys):
+    _, printed = played_bfcl
     path = tmp_path / "bfcl.jsonl"
     assert command("score", path) == 0
-    assert printed.startswith(capsys.readouterr().out)  # the files for the harness come behind
-    path.write_text(
-        path.read_text().replace('"valid": true, "reason": ""', '"valid": false, "reason": "?"', 1)
-    )
+    assert capsys.readouterr().out == printed
+    text = path.read_text().replace('"valid": true, "reason": ""', '"valid": false, "reason": "?"', 1)
+    path.write_text(text)
     assert command("score", path) == 0
     again = capsys.readouterr().out
     assert cells(again, "simple_python")[1] == "40.0%" and "\n1 verdicts are not those" in again
@@ -218,13 +242,6 @@ def test_a_turn_over_its_limit(play, tmp_path):
     assert [line["valid"] for line in lines] == [False, True]
 
 
-def test_the_papers_average_is_the_mean_of_its_columns():
-    for name, rows in tables.PAPER.items():
-        if "Average" in rows:
-            for figures in zip(*rows.values(), strict=True):
-                assert figures[-1] == pytest.approx(sum(figures[:-1]) / 4, abs=0.051), name
-
-
 # ---- GSM8K and MATH ----
 
 
@@ -244,13 +261,16 @@ def test_math_runs_the_code(play, tmp_path):
     assert [line["valid"] for line in lines] == [True, False, False]
     assert [line["answer"] for line in lines] == ["0.5", "3", ""]
     assert [line["reason"] for line in lines] == ["", "got '3', wanted '2'", "no answer"]
-    told = [[t["content"] for t in x["record"]["trajectory"] if t["role"] == "observation"] for x in lines]
-    assert told == [["<empty_execution>", "0.5"], [], ["ZeroDivisionError: division by zero"] * 5]
+    observed = []
+    for line in lines:
+        turns = line["record"]["trajectory"]
+        observed.append([turn["content"] for turn in turns if turn["role"] == "observation"])
+    assert observed == [["<empty_execution>", "0.5"], [], ["ZeroDivisionError: division by zero"] * 5]
     assert lines[2]["record"]["exit_status"] == "max_turns"
-    assert [row.split("  ")[0] for row in printed.splitlines()[1:]] == [
-        *("problems", "MATH", "Level 1", "Level 5", "Algebra", "Geometry"),
-    ]
-    assert cells(printed, "MATH")[:2] == ["3", "33.3%"] and cells(printed, "Level 1")[:2] == ["2", "50.0%"]
+    names = [row.split("  ")[0] for row in printed.splitlines()[1:]]
+    assert names == ["problems", "MATH", "Level 1", "Level 5", "Algebra", "Geometry"]
+    assert cells(printed, "MATH")[:2] == ["3", "33.3%"]
+    assert cells(printed, "Level 1")[:2] == ["2", "50.0%"]
 
 
 def test_gsm8k_and_a_seed_for_each_question(play, tmp_path, monkeypatch, folders):
@@ -270,29 +290,6 @@ def test_gsm8k_and_a_seed_for_each_question(play, tmp_path, monkeypatch, folders
 # ---- roles ----
 
 
-def naive_distance(a: str, b: str) -> int:
-    row = list(range(len(a) + 1))
-    for j, letter in enumerate(b, 1):
-        before, row[0] = row[:], j
-        for i in range(1, len(a) + 1):
-            row[i] = min(before[i] + 1, row[i - 1] + 1, before[i - 1] + (a[i - 1] != letter))
-    return row[-1]
-
-
-def test_levenshtein():
-    assert roles.distance("kitten", "sitting") == 3
-    assert [roles.similarity(*pair) for pair in (("", ""), ("", "ab"), ("ab", ""), ("ab", "abcd"))] == [
-        1,
-        0,
-        0,
-        0.5,
-    ]
-    chance = random.Random(0)
-    for _ in range(300):
-        a, b = ("".join(chance.choices("abé", k=chance.randrange(90))) for _ in range(2))
-        assert roles.distance(a, b) == naive_distance(a, b), (a, b)
-
-
 def make_record(i: int) -> dict:
     tool = {"name": "get", "description": "", "parameters": {"type": "object", "properties": {"n": {}}}}
     turns = [
@@ -306,60 +303,61 @@ def make_record(i: int) -> dict:
     return {"tools": [tool], "trajectory": turns}
 
 
-def test_roles_table(play, tmp_path):
-    """The last turn is written first; of record 1 the executor writes twice, after two kinds of words."""
-    long, code = make_record(2), {"domain": "math", "trajectory": make_record(3)["trajectory"]}
-    long["trajectory"] = long["trajectory"] * 40
-    code["trajectory"] = [
-        *code["trajectory"][:2],
-        {"role": "executor", "content": "1"},
-        *code["trajectory"][3:],
-    ]
+@pytest.fixture
+def played_roles(play, tmp_path) -> tuple[list[dict], str]:
+    """Lines and print of four records: all right, with faults, too long, with code in place of calls."""
+    long, code = make_record(2), make_record(3) | {"domain": "math"}
+    long["trajectory"] *= 40
+    code["trajectory"][2] = {"role": "executor", "content": "1"}
+    del code["tools"]
     path = write_lines(tmp_path / "held.jsonl", make_record(0), make_record(1), long, code)
-    right, wrong = CALL.format("get", '{"n": 1}'), CALL.format("get", '{"n": 2}')
-    texts = [
+    texts = [  # the last turn is written first
         ["Number 0.", "Done.\nNext: summarizer", CALL.format("get", '{"n": 0}'), "Go on.\nNext: executor"],
-        ["Number 11", "Next: executor", wrong, "Go.\nNext: executor", right],
+        # the executor twice: after the reference's words, and after "Go."
+        ["Number 11", "Next: executor", WRONG, "Go.\nNext: executor", RIGHT_CALL],
         [],
         ["Number 3.", "Done.\nNext: summarizer", "1" * 99, "Go on.\nNext: executor"],
     ]
     (_, *lines), printed = play("roles", path, texts)
-    assert [line["reason"] for line in lines] == [
-        "",
-        "",
-        "not run: longer than the model's 1500 positions",
-        "",
-    ]
+    return lines, printed
+
+
+RIGHT_CALL, WRONG = CALL.format("get", '{"n": 1}'), CALL.format("get", '{"n": 2}')
+NEAR = [  # of the record with faults
+    1 - 3 / 21,  # "Go." for "Go on."
+    1 - 1 / len(RIGHT_CALL),  # n 2 for 1
+    roles.similarity("Next: executor", "Done.\nNext: summarizer"),
+    1 - 1 / 9,
+]
+
+
+def test_roles_lines(played_roles):
+    lines, _ = played_roles
     assert [line["id"] for line in lines] == [1, 2, 3, 4] and lines[3]["category"] == "math"
-    assert [turn["role"] for turn in lines[0]["turns"]] == "reasoner executor reasoner summarizer".split()
-    assert (
-        lines[0]["levenshtein"] == [1, 1, 1, 1]
-        and lines[0]["turns"][0]["own"] == lines[0]["turns"][1]["text"]
-    )
-    assert lines[1]["turns"][0]["own"] == right and lines[1]["turns"][1]["text"] == wrong
-    # "Go." for "Go on.", 3 of 21 characters; n 2 for 1; "executor" for "Done.\n" before and for "summarizer"
-    near = [
-        1 - 3 / 21,
-        1 - 1 / len(right),
-        roles.similarity("Next: executor", "Done.\nNext: summarizer"),
-        1 - 1 / 9,
-    ]
-    assert lines[1]["levenshtein"] == pytest.approx(near)
-    cut = lines[3]["turns"][1]
-    assert cut["text"] == "1" * 20 and not cut["ended"] and lines[3]["levenshtein"][1] == pytest.approx(0.05)
-    assert lines[0]["counts"] == dict(reasoner_turns=2, next_role=2, executor_turns=1, exact=1, exact_own=1)
-    assert lines[1]["counts"] == dict(reasoner_turns=2, next_role=1, executor_turns=1, exact=0, exact_own=1)
-    assert lines[3]["counts"] == dict(reasoner_turns=2, next_role=2, exact_own=0)
-    assert (
-        cells(printed, "executor")[0] == "3"
-        and cells(printed, "summarizer")[3] == f"{(1 + near[3] + 1) / 3:.1%}"
-    )
+    too_long = "not run: longer than the model's 1500 positions"
+    assert [line["reason"] for line in lines] == ["", "", too_long, ""]
+    right, faulty, _, code = lines
+    assert [turn["role"] for turn in right["turns"]] == "reasoner executor reasoner summarizer".split()
+    assert right["levenshtein"] == [1, 1, 1, 1]
+    assert right["turns"][0]["own"] == right["turns"][1]["text"]
+    assert faulty["turns"][0]["own"] == RIGHT_CALL and faulty["turns"][1]["text"] == WRONG
+    assert faulty["levenshtein"] == pytest.approx(NEAR)
+    cut = code["turns"][1]
+    assert cut["text"] == "1" * 20 and not cut["ended"]
+    assert code["levenshtein"][1] == pytest.approx(0.05)
+    assert right["counts"] == dict(reasoner_turns=2, next_role=2, executor_turns=1, exact=1, exact_own=1)
+    assert faulty["counts"] == dict(reasoner_turns=2, next_role=1, executor_turns=1, exact=0, exact_own=1)
+    assert code["counts"] == dict(reasoner_turns=2, next_role=2, exact_own=0)
+
+
+def test_roles_table(played_roles):
+    lines, printed = played_roles
+    assert cells(printed, "executor")[0] == "3"
+    assert cells(printed, "summarizer")[3] == f"{(1 + NEAR[3] + 1) / 3:.1%}"
     assert cells(printed, "all")[0] == "12" and "\n1 not run: longer than" in printed
     assert cells(printed, "next role")[:2] == ["6", "83.3%"]
-    assert (
-        cells(printed, "calls")[:2] == ["2", "50.0%"]
-        and cells(printed, "calls after own words")[1] == "100.0%"
-    )
+    assert cells(printed, "calls")[:2] == ["2", "50.0%"]
+    assert cells(printed, "calls after own words")[1] == "100.0%"
     sums = torch.tensor([line["sums"] for line in lines]).sum(dim=(0, 1))
     assert cells(printed, "all")[1:3] == [f"{sums[0] / sums[2]:.4f}", f"{sums[1] / sums[2]:.1%}"]
 
@@ -469,7 +467,13 @@ def test_sources_are_what_is_imported():
     assert found <= {path for pattern in results.CODE for path in ROOT.glob(pattern)}
 
 
-# ---- refusals ----
+# ---- help and refusals ----
+
+
+@pytest.mark.parametrize("suite", ["", *evaluate.SUITES, "score"])
+def test_help(suite, capsys):
+    assert command(*[suite] * bool(suite), "--help") == 0
+    assert capsys.readouterr().out.startswith(f"usage: evaluate.py {suite}".rstrip())
 
 
 @pytest.mark.parametrize(
@@ -508,7 +512,7 @@ def test_results_of_another_run(folders, tmp_path, capsys, flags, words):
         ("bfcl --data {} --output {}/o --categories easy", "choose from"),
         ("bfcl --data {} --output {}/o", "holds no BFCL_v4_simple_python.json"),
         ("bfcl --data {}/bfcl --output {}/o --categories irrelevance --adapter {}", "no adapter there"),
-        ("bfcl --data {}/bfcl --output {}/text --categories irrelevance", "no result file"),
+        ("bfcl --data {}/bfcl --output {}/text --categories irrelevance", "wanted a result file"),
         ("bfcl --data {}/bfcl --output {} --categories irrelevance", "Is a directory"),
         ("bfcl --data {}/bfcl --output {}/text/o --categories irrelevance", "another --output"),
         ("math --data {}/text --output {}/o", "math: got no --python"),
@@ -517,7 +521,8 @@ def test_results_of_another_run(folders, tmp_path, capsys, flags, words):
         ("roles --data {}/absent --output {}/o", "absent: cannot be read"),
         ("roles --data {}/absent --output {}/o --seed 1", "unrecognized arguments: --seed 1"),
         ("score {}/absent", "No such file or directory; wanted"),
-        ("score {}/text", "no result file"),
+        ("score {}/text", "text:1: not JSON"),
+        ("score {}/other", "got no header; wanted a result file"),
         ("score {}/damaged", "damaged (KeyError"),
     ],
 )
@@ -525,6 +530,7 @@ def test_refusals(folders, tmp_path, monkeypatch, capsys, argv, words):
     monkeypatch.setenv("PATH", "/nowhere")  # without bubblewrap
     write_bfcl(tmp_path / "bfcl")
     (tmp_path / "text").write_text("Some text\nof somebody.\n")
+    write_lines(tmp_path / "other", {"header": {"suite": []}})
     write_lines(tmp_path / "damaged", {"header": {"suite": "math"}}, {"id": "1"})
     suite, *flags = argv.replace("{}", str(tmp_path)).split() or [""]
     model = ["--model", folders[0], "--adapter", folders[1]] if suite in ("bfcl", "math", "roles") else []

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,12 +26,9 @@ import data
 import mor
 import train
 from cli import run
-from engine import devices, heldout, loss, runs
+from engine import devices, loss, runs
 from engine.adapter import load_adapter
-from engine.generation import generate
-from engine.heldout import count_turns, holds, retrace, write_turns
-from formats.calls import write_calls
-from formats.frames import Frame, load_frame
+from formats.frames import load_frame
 from model import ModelConfig, Transformer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -446,123 +442,6 @@ def test_two_processes_are_one(command, finished, start, tmp_path):
             ), key
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (finished, tmp_path / "run"))
     torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
-
-
-# ---- evaluation ----
-
-
-def naive_turns(model: Transformer, record: dict, frame: Frame) -> Counter:
-    """What write_turns gets right, with every token generated and no cache kept."""
-    history, counts, turns = data.render_prompt(record, frame), Counter(), record["trajectory"]
-
-    def write(start: data.Example, turn: dict) -> str:
-        start, header = (
-            data.Example(*map(list, vars(start).values())),
-            data.render_header(turn["role"], frame),
-        )
-        start.extend(header)
-        length = len(data.render_turn(turn, frame, "bfcl").input_ids) - len(header.input_ids)
-        options = {"role": start.role_ids[-1], "max_new_tokens": 2 * length + 16, "stop_ids": frame.stop_ids}
-        ids = list(generate(model, start.input_ids, role_ids=start.role_ids, **options))
-        return frame.decode(ids[:-1]) if ids[-1] in frame.stop_ids else ""
-
-    for i, turn in enumerate(turns):
-        if turn["role"] == "reasoner":
-            said, named = data.parse_next(write(history, turn))
-            counts.update(reasoner_turns=1, next_role=named == turn["next"])
-            if named == "executor" and "calls" in turns[i + 1]:
-                own = data.Example(*map(list, vars(history).values()))
-                own.extend(
-                    data.render_turn({"role": "reasoner", "content": said, "next": named}, frame, "bfcl")
-                )
-                counts["exact_own"] += holds(write(own, turns[i + 1]), turns[i + 1]["calls"])
-        elif "calls" in turn:
-            counts.update(executor_turns=1, exact=holds(write(history, turn), turn["calls"]))
-        history.extend(data.render_turn(turn, frame, "bfcl"))
-    return counts
-
-
-def right_turns(model: Transformer, record: dict, frame: Frame, speak: Callable = generate) -> Counter:
-    return count_turns(record, write_turns(model, retrace(model, record, frame), frame, speak))
-
-
-def test_written_turns_are_those_generated_token_by_token(overfitted, base):
-    """On what the model has learned, on what it half knows, and with a model that knows nothing."""
-    model, frame = overfitted[0], load_frame(base)
-    half = [make_record(1) | {"system": "You can call functions."}, make_record(4), make_record(7)]
-    half[0]["trajectory"][0]["content"] = "Run 1. Please!"
-    found = [right_turns(model, record, frame) for record in half]
-    assert found == [naive_turns(model, record, frame) for record in half]
-    assert 0 < sum(counts["next_role"] for counts in found) and any(
-        c["exact"] < c["executor_turns"] for c in found
-    )
-    untrained, record = adapted(base).eval(), make_record(4)
-    assert right_turns(untrained, record, frame) == naive_turns(untrained, record, frame)
-    counts = right_turns(model, make_record(0), frame, lambda *_, **__: pytest.fail("it was retraced"))
-    assert counts == Counter(reasoner_turns=2, next_role=2, executor_turns=1, exact=1, exact_own=1)
-
-
-@pytest.mark.parametrize(
-    "written, exact, exact_own, next_role",
-    [
-        ({}, 1, 1, 2),
-        ({"executor": "{1}, {0}"}, 1, 1, 2),  # the order is free
-        (
-            {"executor": "Action: get_4 Arguments: {{'n': 4.0}} Action: get_4 Action-Input: {{'n': 5}}"},
-            1,
-            1,
-            2,
-        ),
-        ({"executor": "{0}"}, 0, 0, 2),  # a call is missing
-        ({"executor": "{0}, {1}, {1}"}, 0, 0, 2),  # one too many
-        ({"executor": "Action: get_4 Arguments: {{'n': '4'}}, {1}"}, 0, 0, 2),  # a string is no number
-        ({"executor": "I cannot"}, 0, 0, 2),
-        ({"executor": "{0}, {1}", "endless": True}, 0, 0, 0),  # no end of turn
-        ({"reasoner": "Something else. Next: executor"}, 1, 1, 1),
-        ({"reasoner": "Next: summarizer"}, 1, 0, 1),
-        ({"reasoner": "No role named."}, 1, 0, 0),
-    ],
-)
-def test_what_counts_as_right(base, written, exact, exact_own, next_role):
-    """And every turn continues a rendered trajectory, on a cache that holds nothing but its beginning."""
-    frame, record = load_frame(base), make_record(4)
-    turns, own = record["trajectory"], {"role": "reasoner", "content": "Something else.", "next": "executor"}
-    trajectories = [[turns[0], turn, *turns[2:]] for turn in (turns[1], own)]
-    reference, with_own = (data.render(record | {"trajectory": each}, frame) for each in trajectories)
-    texts = {role: [] for role in mor.ROLES}
-    for turn in turns[1:]:
-        ids = data.render_turn(turn, frame, "bfcl").input_ids[len(frame.headers[turn["role"]]) : -1]
-        texts.setdefault(turn["role"], []).append(frame.decode(ids))
-    calls = [write_calls([call], "bfcl") for call in turns[2]["calls"]]
-    reasoner = reversed(texts["reasoner"])  # the last turn is written first
-    valid = len(reference.input_ids)  # so much of the cache holds the reference
-
-    def script(model, input_ids, *, role_ids, role, max_new_tokens, cache, **_):
-        nonlocal valid
-        name, n = mor.ROLES[role], len(input_ids)
-        assert input_ids[-len(frame.headers[name]) :] == frame.headers[name]  # the model had nothing right
-        rendered = next(each for each in (reference, with_own) if each.input_ids[:n] == input_ids)
-        assert rendered.role_ids[:n] == role_ids
-        kept = min(cache.length, n - 1)  # as generate does
-        assert kept <= valid and reference.input_ids[:kept] == input_ids[:kept]
-        valid, cache.length = kept, n + 1
-        text = written.get(name, next(reasoner) if name == "reasoner" else "{0}, {1}")
-        ids = frame.encode(text.format(*calls) if name == "executor" else text)
-        longest = max(len(frame.encode(text)) for text in texts[name])
-        assert len(ids) < max_new_tokens <= 2 * (longest + 1) + 16
-        yield from ids if written.get("endless") else [*ids, frame.end]
-
-    counts = right_turns(Transformer.from_pretrained(base), record, frame, script)
-    assert (counts["exact"], counts["exact_own"], counts["next_role"]) == (exact, exact_own, next_role)
-
-
-def test_table_shows_first_and_last():
-    rows = []
-    for step in (0, 1, 2):
-        shares = {"executor_exact": step / 4, "executor_exact_own": None, "next_role_accuracy": 1.0}
-        rows.append({"step": step, "set": "x", "eval": {"n": 3, "loss": 1.0, **shares}})
-    lines = heldout.table(rows).splitlines()
-    assert len(lines) == 3 and "0.0%" in lines[1] and "50.0%" in lines[2] and " - " in lines[2]
 
 
 # ---- refusals ----

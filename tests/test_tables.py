@@ -1,0 +1,33 @@
+"""evaluation/tables.py: intervals, means, the paper's figures."""
+
+import pytest
+
+from evaluation.tables import PAPER, Column, mean, wilson
+
+
+def test_intervals():
+    ends = pytest.approx((0.4902, 0.9433), abs=1e-4)  # as in tables of Wilson's interval
+    assert wilson(8, 10)[2:] == ends
+    assert wilson(5, 5).high == 1 and 0.5 < wilson(5, 5).low < 0.6
+    for n in range(1, 300):  # rounding may not lead out of 0 to 1
+        assert 0 <= wilson(0, n).low and wilson(n, n).high <= 1
+    one = wilson(60, 100)
+    assert mean([one]) == pytest.approx(one)
+
+
+def test_the_interval_of_a_mean_of_many_questions_is_the_textbooks():
+    four = mean([wilson(right * 1000, 10_000) for right in (2, 5, 7, 9)])
+    sigma = (sum(p * (1 - p) / 10_000 for p in (0.2, 0.5, 0.7, 0.9)) / 16) ** 0.5
+    assert (four.low, four.high) == pytest.approx((0.575 - 1.96 * sigma, 0.575 + 1.96 * sigma), abs=1e-4)
+
+
+def test_the_papers_average():
+    parts = [Column(accuracy, 1, accuracy, accuracy) for accuracy in (0.752, 0.800, 0.607, 0.944)]
+    assert round(mean(parts).accuracy, 3) == 0.776
+
+
+def test_the_papers_average_is_the_mean_of_its_columns():
+    for name, rows in PAPER.items():
+        if "Average" in rows:
+            for figures in zip(*rows.values(), strict=True):
+                assert figures[-1] == pytest.approx(sum(figures[:-1]) / 4, abs=0.051), name
