@@ -254,15 +254,19 @@ def test_200_requests_from_8_threads_when_three_tries_of_ten_fail(journal):
     assert client.usage.requests == 200 and client.usage.retries == len(server.requests) - 200
 
 
-def test_identical_requests_under_way_are_asked_once(journal):
+def test_of_identical_requests_at_once_the_first_answer_counts(journal):
+    """Whatever the server says to the others: one line in the journal, and the same answer for all."""
+    numbers = iter(range(8))
+
     def slow_answer(request: dict) -> str:
         time.sleep(0.15)
-        return "7"
+        return str(next(numbers))
 
     with ChatServer(slow_answer) as server:
         with connect(server, journal, read=5) as client, ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(lambda _: client.ask(question()), range(8))) == ["7"] * 8
-    assert len(server.requests) == 1 and (client.usage.requests, client.usage.cached) == (1, 7)
+            answers = list(pool.map(lambda _: client.ask(question()), range(8)))
+    assert len(server.requests) == 8 and len(lines(journal.path)) == 1
+    assert answers == [lines(journal.path)[0]["content"]] * 8
 
 
 CHILD = """

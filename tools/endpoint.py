@@ -4,7 +4,7 @@
       endpoint.ask([{"role": "user", "content": "Rain in Bali?"}])  # "Yes."
 
 Every answer is appended to the journal (journal.py) as it arrives: what was answered is never asked again, by
-a later run either.
+a later run either. Of two identical requests at the same time both are sent, and the first answer counts.
 
   the server's reply                                  what `ask` makes of it
   a text, also one cut off at max_tokens              returned, journaled
@@ -26,7 +26,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import ModuleType
@@ -81,7 +80,7 @@ class Usage:
     """What asking costs. Tokens as the server counts them; where it does not, or before a run, estimated."""
 
     requests: int = 0  # answered by the server, refusals included
-    cached: int = 0  # answered by the journal, or by an identical request under way
+    cached: int = 0  # answered by the journal
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -173,7 +172,6 @@ class Endpoint(contextlib.AbstractContextManager):
         self._spacing = 60 / rate if rate else 0.0  # seconds between two requests
         self.usage = Usage(prices=prices)
         self._lock = threading.Lock()  # of `usage` and of what follows
-        self._asking: dict[str, Future] = {}  # requests under way
         self._free, self._replies = 0.0, 0  # when the next request may start, by the monotonic clock
         self._sockets: WeakSet[socket.socket] = WeakSet()
         self._answered, self._refused = False, 0  # whether any, how many before that
@@ -205,27 +203,16 @@ class Endpoint(contextlib.AbstractContextManager):
     def ask(self, messages: list[Message]) -> str:
         """The answer, from the journal or the server. Raises Unanswered, Closed, UserError."""
         key, data = request_bytes(self._settings | {"messages": messages})
-        with self._lock:  # an answer leaves `_asking` after it came to the journal: one of them has it
-            known, other = key in self.journal, self._asking.get(key)
-            if known or other:
-                self.usage.cached += 1
-                self._answered |= bool(known) and "refused" not in self.journal[key]
-            else:
-                future = self._asking[key] = Future()
-        if known or other:
-            return answer_of(self.journal[key] if known else other.result())
-        try:
-            tokens = tokens_in(*(message["content"] for message in messages))
-            entry = {"key": key, "model": self.model} | self._answer(data, tokens)
-            if self._answered:  # a refusal before that may be mended by other settings of the server
-                self.journal.add(entry)
-            future.set_result(entry)
-        except BaseException as error:
-            future.set_exception(error)
-            raise
-        finally:
+        if key in self.journal:
+            entry = self.journal[key]
             with self._lock:
-                del self._asking[key]
+                self.usage.cached += 1
+                self._answered |= "refused" not in entry
+            return answer_of(entry)
+        tokens = tokens_in(*(message["content"] for message in messages))
+        entry = {"key": key, "model": self.model} | self._answer(data, tokens)
+        if self._answered:  # a refusal before that may be mended by other settings of the server
+            entry = self.journal.add(entry)
         return answer_of(entry)
 
     def _answer(self, data: bytes, tokens: int) -> dict:
