@@ -69,8 +69,8 @@ def perform(job: Job, path: Path, output: Path, workers: int) -> Tally:
     if not job.endpoint:
         return process(job.stage, read_items(path), partial(job.step, ask=None), output, total, **job.others)
     print(preview(job, path), flush=True)
-    step, stop = partial(job.step, ask=job.endpoint.ask), job.endpoint.close
-    return process(job.stage, read_items(path), step, output, total, workers, stop, **job.others)
+    step = partial(job.step, ask=job.endpoint.ask)
+    return process(job.stage, read_items(path), step, output, total, workers, **job.others)
 
 
 # ---- commands ----

@@ -10,12 +10,14 @@ are written in the order of the rows, and files appear when they are whole.
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from tqdm import tqdm
@@ -89,15 +91,13 @@ def process(
     output: Path,
     total: int | None = None,
     workers: int = 0,
-    stop: Callable[[], None] = lambda: None,
     check: Callable[[Tally], None] = lambda tally: None,
     **others: Path,
 ) -> Tally:
     """Map `step` over the rows, in their order; write what it gives to `output`, what is refused beside it.
 
-    others: further files, by the names that `step` gives. workers: threads, 0: none. stop: ends the waiting
-    of threads, for Ctrl-C. check: may raise, before any file is put in place. Raises UserError for a fault
-    of the rows' file or of an endpoint.
+    others: further files, by the names that `step` gives. workers: threads, 0: none. check: may raise, before
+    any file is put in place. Raises UserError for a fault of the rows' file or of an endpoint.
     """
     tally, targets = Tally(stage), {"out": output, "refused": beside(output, "refused")} | others
 
@@ -106,7 +106,7 @@ def process(
             opening = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace"}  # of half characters
             opened = (stack.enter_context(open(path, **opening)) for path in temporaries)
             files = dict(zip(targets, opened, strict=True))
-            attempts = in_order(partial(attempt, step), items, workers, stop)
+            attempts = in_order(partial(attempt, step), items, workers)
             for item, results, error in tqdm(attempts, desc=stage, total=total, unit=" rows", disable=None):
                 if error:
                     results = tally.refuse(item, error.reason, error.detail)
@@ -134,26 +134,54 @@ def attempt(step: Callable[[Any], Results], item: Item) -> tuple[Item, Results, 
         return item, [], error
 
 
-def in_order(function: Callable, rows: Iterable, workers: int, stop: Callable[[], None]) -> Iterator:
-    """function(row) for each row, in order, from so many threads; few rows are read ahead."""
+def in_order(function: Callable, rows: Iterable, workers: int) -> Iterator:
+    """function(row) for each row, in order, from so many threads; few rows are read ahead.
+
+    A fault is raised in its turn, after what is under way has come to an end: it is paid for. Ctrl-C waits for
+    nothing, however long a server hangs: the threads are daemons, and what is under way is lost.
+    """
     if not workers:
         yield from map(function, rows)
         return
-    begun: deque = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for row in rows:
-                begun.append(pool.submit(function, row))
-                if len(begun) == 8 * workers:
-                    yield begun.popleft().result()
-            while begun:
+    queue: SimpleQueue = SimpleQueue()
+    threads = [Thread(target=work, args=(function, queue), daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    begun: deque[Future] = deque()
+    try:
+        for row in rows:
+            begun.append(Future())
+            queue.put((row, begun[-1]))
+            if len(begun) == 8 * workers:
                 yield begun.popleft().result()
-        except KeyboardInterrupt:
-            stop()  # else leaving the pool would wait for all replies under way
-            raise
-        finally:
-            for future in begun:
-                future.cancel()
+        while begun:
+            yield begun.popleft().result()
+    except Exception:
+        dismiss(begun, queue, workers)
+        for thread in threads:
+            thread.join()
+        raise
+    finally:
+        dismiss(begun, queue, workers)
+
+
+def dismiss(begun: Iterable[Future], queue: SimpleQueue, workers: int) -> None:
+    """Let no further row be begun, and the threads end."""
+    for future in begun:
+        future.cancel()
+    for _ in range(workers):
+        queue.put(None)
+
+
+def work(function: Callable, queue: SimpleQueue) -> None:
+    """A thread: do what comes in the queue, (row, future) each, until None comes."""
+    while task := queue.get():
+        row, future = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function(row))
+            except BaseException as error:
+                future.set_exception(error)
 
 
 def beside(output: Path, kind: str) -> Path:

@@ -13,7 +13,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
@@ -25,7 +24,7 @@ from chat_server import FAULTS, ChatServer, misbehave
 import cli
 from stages.preview import Preview, Previewed, estimate
 from tools import endpoint
-from tools.endpoint import Closed, Endpoint, Unanswered, seconds_after
+from tools.endpoint import Endpoint, Unanswered, seconds_after
 from tools.journal import Journal
 
 KEY = "sk-very/secret+0123456789"
@@ -165,9 +164,8 @@ def test_no_server_from_the_start_or_later(journal):
         early, late = connect(server, journal), connect(server, journal)
         late.ask(question(1))
     for client in (early, late):
-        with pytest.raises(cli.UserError, match=f"{server.base_url}: cannot be reached .*refused"):
+        with client, pytest.raises(cli.UserError, match=f"{server.base_url}: cannot be reached .*refused"):
             client.ask(question(2))
-        client.close()
 
 
 @pytest.mark.parametrize(
@@ -311,29 +309,26 @@ def test_sigkill_and_a_second_run(tmp_path):
     assert client.usage.cached == len(kept)
 
 
-def test_closing_ends_all_waiting(journal):
-    """Back-off, replies that do not come, a connection that is not free: none may hold up Ctrl-C."""
-    faults, ended = ["503", "slow", "slow"], Counter()
+def test_a_fault_of_all_requests_ends_all_waiting(journal):
+    """One thread waits for its back-off, when another one hears that the key is wrong."""
+    faults, ended = ["503", "401"], []
 
     def ask(client: Endpoint, number: int) -> None:
-        try:
+        with pytest.raises(cli.UserError, match="401"):
             client.ask(question(number))
-        except Exception as error:
-            ended[type(error)] += 1
+        ended.append(number)
 
-    with ChatServer(add_one, lambda key, attempt: faults.pop(0), slow=5) as server:
-        with connect(server, journal, backoff=30, read=30, workers=2) as client:
-            threads = [threading.Thread(target=ask, args=(client, number)) for number in range(4)]
-            for thread in threads:
-                thread.start()
-            while len(server.requests) < 3:
+    with ChatServer(add_one, lambda key, attempt: faults.pop(0)) as server:
+        with connect(server, journal, backoff=30) as client:
+            waiting = threading.Thread(target=ask, args=(client, 0))
+            waiting.start()
+            while client.usage.retries == 0:
                 time.sleep(0.001)
             start = time.monotonic()
-            client.close()
-            for thread in threads:
-                thread.join()
-            assert time.monotonic() - start < 1
-    assert ended == {Closed: 4} and lines(journal.path) == []
+            ask(client, 1)
+            waiting.join()
+            assert time.monotonic() - start < 1 and sorted(ended) == [0, 1]
+    assert len(server.requests) == 2 and lines(journal.path) == []
 
 
 # ---- when ----

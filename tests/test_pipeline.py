@@ -256,6 +256,39 @@ def test_killed_at_any_moment_and_started_again(made, inputs, tmp_path):
     assert sum(count - 1 for count in asked.values()) <= 2 * 4  # replies under way when it was killed
 
 
+def test_ctrl_c_ends_a_run_while_the_server_hangs(made, inputs, tmp_path):
+    hung: list[str] = []
+
+    def hang(key: str, attempt: int) -> str | None:
+        """After eight answers none comes."""
+        if len(server.requests) < 8:
+            return None
+        hung.append(key)
+        return "slow"
+
+    with ChatServer(play, hang, slow=20) as server:
+        argv = arguments(server, inputs, tmp_path, "--timeout", 30)
+        child = subprocess.Popen(
+            [sys.executable, str(ROOT / "pipeline.py"), *argv],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        while len(hung) < 4:
+            assert child.poll() is None
+            time.sleep(0.002)
+        start = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        _, error = child.communicate(timeout=10)
+        assert time.monotonic() - start < 2 and child.returncode == 130 and b"Traceback" not in error
+    kept = {line["key"] for line in lines(tmp_path / "journal.jsonl")}
+    assert len(kept) == 8 and kept.isdisjoint(hung)
+    with ChatServer(play) as server:
+        assert run(pipeline.main, arguments(server, inputs, tmp_path)) == 0
+        assert kept.isdisjoint(request.key for request in server.requests)
+    assert files(tmp_path) == files(made)
+
+
 def test_unanswered_rows_are_asked_again_and_only_these(made, inputs, tmp_path, capsys):
     def stubborn(key: str, attempt: int) -> str | None:
         return "500" if int(key, 16) % 3 == 0 and broken else None
@@ -343,7 +376,7 @@ def test_in_order_from_threads_reads_few_rows_ahead():
         time.sleep(0.002 * (i % 3 == 0))
         return i
 
-    for count, i in enumerate(process.in_order(work, rows(), 3, lambda: None)):
+    for count, i in enumerate(process.in_order(work, rows(), 3)):
         assert i == count and len(read) <= i + 8 * 3 + 1
     assert len(read) == 200
 

@@ -22,7 +22,6 @@ import importlib
 import json
 import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +29,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import ModuleType
 from urllib.parse import urlsplit
-from weakref import WeakSet
 
 from cli import UserError
 from tools.journal import Journal, request_bytes
@@ -58,10 +56,6 @@ class Unanswered(Exception):
     def __init__(self, reason: str, detail: str = "", passing: bool = False):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail, self.passing = reason, detail, passing
-
-
-class Closed(Exception):
-    """The endpoint was closed while this request waited: it is neither answered nor refused."""
 
 
 class Transient(Exception):
@@ -173,10 +167,9 @@ class Endpoint(contextlib.AbstractContextManager):
         self.usage = Usage(prices=prices)
         self._lock = threading.Lock()  # of `usage` and of what follows
         self._free, self._replies = 0.0, 0  # when the next request may start, by the monotonic clock
-        self._sockets: WeakSet[socket.socket] = WeakSet()
         self._answered, self._refused = False, 0  # whether any, how many before that
         self._fault: str | None = None  # one that concerns all requests
-        self._closing = threading.Event()
+        self._ended = threading.Event()  # set where there is one
         http = self._http = http_library()
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         timeout = http.Timeout(connect=connect, read=read, write=read, pool=None)
@@ -184,15 +177,6 @@ class Endpoint(contextlib.AbstractContextManager):
         self._client = http.Client(headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
 
     def __exit__(self, *_) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End all waiting, for the clock and for replies, in Closed. For Ctrl-C, from another thread."""
-        self._closing.set()
-        with self._lock:
-            for sock in self._sockets:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)  # closing alone would not wake who reads from it
         self._client.close()
 
     def cached(self, messages: list[Message]) -> str | None:
@@ -201,7 +185,7 @@ class Endpoint(contextlib.AbstractContextManager):
         return answer_of(self.journal[key]) if key in self.journal else None
 
     def ask(self, messages: list[Message]) -> str:
-        """The answer, from the journal or the server. Raises Unanswered, Closed, UserError."""
+        """The answer, from the journal or the server. Raises Unanswered, UserError."""
         key, data = request_bytes(self._settings | {"messages": messages})
         if key in self.journal:
             entry = self.journal[key]
@@ -242,6 +226,8 @@ class Endpoint(contextlib.AbstractContextManager):
     def _wait_turn(self) -> None:
         """Wait until the rate limit and the server's last "too many requests" allow one more."""
         while True:
+            if self._fault:
+                raise UserError(self._fault)
             with self._lock:
                 now = time.monotonic()
                 if now >= self._free:
@@ -251,45 +237,29 @@ class Endpoint(contextlib.AbstractContextManager):
             self._sleep(wait)
 
     def _sleep(self, seconds: float) -> None:
-        if self._closing.wait(seconds):
-            raise self._closed()
-
-    def _closed(self) -> Exception:
-        return UserError(self._fault) if self._fault else Closed("closed while a request waited")
+        if self._ended.wait(seconds):
+            raise UserError(self._fault)
 
     def _end(self, fault: str) -> UserError:
         """The fault as an error, and the end of all asking. What is under way may finish: it is paid for."""
         self._fault = self._fault or f"{self.base_url}: {fault}, then run again: what is answered is kept"
-        self._closing.set()
+        self._ended.set()
         return UserError(self._fault)
 
     def _post(self, data: bytes) -> tuple[int, str | None, bytes]:
-        """The reply's status, Retry-After and body. Raises Transient; once closed, Closed or UserError."""
+        """The reply's status, Retry-After and body. Raises Transient."""
         http, end, parts = self._http, time.monotonic() + self._total, []
         try:
-            call = self._client.stream("POST", self._url, content=data, extensions={"trace": self._trace})
-            with call as response:
+            with self._client.stream("POST", self._url, content=data) as response:
                 for part in response.iter_bytes():
                     parts.append(part)
                     if time.monotonic() > end:
                         raise Transient(f"no whole reply in {self._total:g} s")
                 return response.status_code, response.headers.get("retry-after"), b"".join(parts)
-        except Exception as error:
-            if self._closing.is_set():  # a socket that is shut ends in many ways
-                raise self._closed() from None
-            if not isinstance(error, http.RequestError):  # Transient, or a fault of ours
-                raise
+        except http.RequestError as error:
             unreachable = isinstance(error, (http.ConnectError, http.ConnectTimeout, http.ProxyError))
             text = self._clean(f"{type(error).__name__}: {error}".rstrip(": "))[:DETAIL]
             raise Transient(text, unreachable=unreachable) from None
-
-    def _trace(self, event: str, info: dict) -> None:
-        """Told by the client what it does: keep the sockets for `close`, let nothing start after it."""
-        if event.endswith(("connect_tcp.started", "send_request_headers.started")) and self._closing.is_set():
-            raise self._closed()
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            with self._lock:
-                self._sockets.add(info["return_value"].get_extra_info("socket"))
 
     def _read(self, status: int, retry_after: str | None, body: bytes, tokens: int) -> dict:
         """What a reply says, counted and in the journal's form. Raises Transient, UserError."""
