@@ -23,34 +23,43 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cli
 import data
 from sources.catalogue import SOURCES
-from stages import review, unify
-from stages.complete import complete_row
+from stages import complete, judge, review, unify, verify
 from stages.convert import convert
-from stages.judge import judge_row
-from stages.preview import Job, preview
-from stages.process import Tally, beside, finish, process, read_items, table
-from stages.verify import verify_row
+from stages.preview import Requests, preview
+from stages.process import Results, Tally, beside, finish, process, read_items, table
 from tools.endpoint import Endpoint, read_key
 from tools.journal import Journal
 from tools.mock import Tools, read_responses, read_tools
 from tools.sandbox import Sandbox
 
 
+class Job(NamedTuple):
+    """A stage that may ask."""
+
+    stage: str
+    step: Callable[..., Results]  # takes a record and `ask`, the endpoint's or None
+    requests: Requests  # what it asks about a record, for a preview
+    endpoint: Endpoint | None
+    others: dict[str, Path]  # further files, as `process` takes them
+
+
 def job_of(stage: str, args: argparse.Namespace, endpoint: Endpoint | None, reviewed: Path) -> Job:
     """reviewed: the file of rows that wait for a person, which only verify writes. Raises UserError."""
     model = endpoint.model if endpoint else ""
     if stage == "complete":
-        return Job(stage, partial(complete_row, model=model), endpoint, {})
+        return Job(stage, partial(complete.complete_row, model=model), complete.requests, endpoint, {})
     if stage == "judge":
         scores = {"overall": args.min_overall, "step": args.min_step}
-        return Job(stage, partial(judge_row, model=model, **scores), endpoint, {})
+        return Job(stage, partial(judge.judge_row, model=model, **scores), judge.requests, endpoint, {})
     python = None
     if args.python or args.unsafe_python:
         python = partial(Sandbox, wall=10, unsafe=args.unsafe_python)
@@ -59,8 +68,16 @@ def job_of(stage: str, args: argparse.Namespace, endpoint: Endpoint | None, revi
     responses = read_responses(args.responses) if args.responses else []
     environment = Tools(read_tools(args.tools), responses=responses) if args.tools else None
     decisions = review.read_decisions(decisions_of(reviewed))
-    step = partial(verify_row, model=model, decisions=decisions, environment=environment, python=python)
-    return Job(stage, step, endpoint, {"review": reviewed})
+    given = {"decisions": decisions, "environment": environment, "python": python}
+    step = partial(verify.verify_row, model=model, **given)
+    requests = partial(verify.requests, environment=environment)
+    return Job(stage, step, requests, endpoint, {"review": reviewed})
+
+
+def preview_of(job: Job, path: Path, shown: int = 0) -> str:
+    if not job.endpoint:
+        return "no model is asked"
+    return preview(job.stage, job.requests, job.endpoint, path, shown)
 
 
 def perform(job: Job, path: Path, output: Path, workers: int) -> Tally:
@@ -68,7 +85,7 @@ def perform(job: Job, path: Path, output: Path, workers: int) -> Tally:
     total = sum(1 for _ in data.numbered_lines(path))
     if not job.endpoint:
         return process(job.stage, read_items(path), partial(job.step, ask=None), output, total, **job.others)
-    print(preview(job, path), flush=True)
+    print(preview_of(job, path), flush=True)
     step = partial(job.step, ask=job.endpoint.ask)
     return process(job.stage, read_items(path), step, output, total, workers, **job.others)
 
@@ -95,7 +112,7 @@ def asking_command(args: argparse.Namespace) -> None:
         endpoint = open_endpoint(args, "", journal, stack)
         job = job_of(args.stage, args, endpoint, beside(args.output, "review"))
         if args.dry_run:
-            print(preview(job, args.file, args.dry_run) if endpoint else "no model is asked")
+            print(preview_of(job, args.file, args.dry_run))
             return
         tally = perform(job, args.file, args.output, args.workers)
         print(table([tally]), end="")
@@ -137,7 +154,7 @@ def run_command(args: argparse.Namespace) -> None:
         path = folder / "1-converted.jsonl"
         tallies = [convert(inputs, path)]
         if args.dry_run:  # what the later stages ask is estimated from records that are not yet complete
-            print("\n".join(preview(job, path, args.dry_run) for job, _ in jobs if job.endpoint))
+            print("\n".join(preview_of(job, path, args.dry_run) for job, _ in jobs if job.endpoint))
             return
         for job, name in jobs:
             if tallies[-1].total("rows out"):

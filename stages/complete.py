@@ -66,33 +66,50 @@ def complete(record: dict, ask: Ask) -> dict:
     Other parts that are missing, such as "tools.parameters.required", stay as they are. Where no text is
     missing, nothing is asked and the record itself returned. Raises Refused.
     """
-    source = source_of(record)
-    missing = source.get("missing", [])
-    places = {path: int(found[1]) for path in missing if (found := PATH.fullmatch(path))}
+    places = missing_texts(record)
     if not places:
         return record
-    turns = list(record["trajectory"])
-    for path, i in places.items():
-        if i >= len(turns) or turns[i]["role"] not in ("reasoner", "summarizer") or turns[i]["content"]:
-            raise Refused("completion: nothing is missing where the record says so", path)
     messages = request(record, places)
     texts = consult(ask, messages, lambda answer: read_texts(answer, record, places), "completion")
+    turns = list(record["trajectory"])
     for path, i in places.items():
         turns[i] = turns[i] | {"content": texts[path]}
-    source = source | {"missing": [path for path in missing if path not in places]}
+    source = dict(source_of(record))
+    source["missing"] = [path for path in source["missing"] if path not in places]
     source["completed"] = [*source.get("completed", []), *places]
     return record | {"trajectory": turns, "source": source}
+
+
+def missing_texts(record: dict) -> dict[str, int]:
+    """The texts that source.missing lists: path -> number of the turn. Raises Refused where one is there."""
+    places, turns = {}, record["trajectory"]
+    for path in source_of(record).get("missing", []):
+        found = PATH.fullmatch(path)
+        if not found:
+            continue
+        i = int(found[1])
+        if i >= len(turns) or turns[i]["role"] not in ("reasoner", "summarizer") or turns[i]["content"]:
+            raise Refused("completion: nothing is missing where the record says so", path)
+        places[path] = i
+    return places
 
 
 def request(record: dict, places: dict[str, int]) -> list[Message]:
     """The messages that ask for the texts at `places` (path -> number of the turn)."""
     turns = dict(enumerate(record["trajectory"]))
-    turns |= {i: turns[i] | {"content": None} for i in places.values()}
+    for i in places.values():
+        turns[i] = turns[i] | {"content": None}
     wanted = [f"{n}. {quoted(path)}: {task(record, i)}." for n, (path, i) in enumerate(places.items(), 1)]
     form = "Answer with one JSON object and nothing else: exactly these keys, and each text as a string."
     asked = ["The record:", shown(record, turns), "", "Write, in place of null:", *wanted, "", form]
     system = COMPLETE % ACTS[data.domain_of(record) == "math"]
     return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(asked)}]
+
+
+def requests(record: dict) -> list[list[Message]]:
+    """What the stage asks first, for a preview: nothing where no text is missing. Raises Refused."""
+    places = missing_texts(record)
+    return [request(record, places)] if places else []
 
 
 def task(record: dict, i: int) -> str:
@@ -194,12 +211,14 @@ def strings(value: Any) -> list[str]:
 
 
 def completed(record: dict, ask: Ask | None) -> dict:
-    if any(PATH.fullmatch(path) for path in record["source"].get("missing", ())) and not ask:
+    """`complete`, without a model only for what lacks nothing. Raises Refused."""
+    if not ask and any(PATH.fullmatch(path) for path in record["source"].get("missing", ())):
         raise Refused("lacks a thought or summary, and no model is asked")
     return complete(record, ask)
 
 
 def complete_row(record: dict, ask: Ask | None, model: str) -> Results:
+    """The record without missing texts, and in its source who wrote them. Raises Refused."""
     whole = completed(record, ask)
     if whole is not record:
         whole["source"]["completed_by"] = model

@@ -137,8 +137,8 @@ def attempt(step: Callable[[Any], Results], item: Item) -> tuple[Item, Results, 
 def in_order(function: Callable, rows: Iterable, workers: int) -> Iterator:
     """function(row) for each row, in order, from so many threads; few rows are read ahead.
 
-    A fault is raised in its turn, after what is under way has come to an end: it is paid for. Ctrl-C waits for
-    nothing, however long a server hangs: the threads are daemons, and what is under way is lost.
+    A fault is raised in its turn, after what is under way has come to an end: it is paid for. Ctrl-C waits
+    for nothing, however long a server hangs: the threads are daemons, and what is under way is lost.
     """
     if not workers:
         yield from map(function, rows)

@@ -22,7 +22,6 @@ import pytest
 from chat_server import FAULTS, ChatServer, misbehave
 
 import cli
-from stages.preview import Preview, Previewed, estimate
 from tools import endpoint
 from tools.endpoint import Endpoint, Unanswered, seconds_after
 from tools.journal import Journal
@@ -65,8 +64,8 @@ def lines(path: Path) -> list[dict]:
 def test_a_request_its_answer_and_its_line(journal):
     with ChatServer(add_one) as server:
         with connect(f"{server.base_url}/", journal, key=KEY, max_tokens=7, temperature=None) as client:
-            assert client.ask(question(1)) == "2" == client.ask(question(1)) == client.cached(question(1))
-            assert client.cached(question(2)) is None
+            assert client.ask(question(1)) == "2" == client.ask(question(1))
+            assert client.knows(question(1)) and not client.knows(question(2))
     (request,) = server.requests
     assert request.body == {"model": "gpt-4o", "messages": question(1), "max_tokens": 7}
     assert request.path == "/v1/chat/completions" and request.authorization == f"Bearer {KEY}"
@@ -476,22 +475,3 @@ def test_tokens_and_cost(counted, journal):
     assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == expected
     assert usage.cost == pytest.approx((6 * 2 + expected[1] * 10) / 1e6)
     assert ("4 characters a token" in str(usage)) != counted
-
-
-def test_an_estimate_before_a_run():
-    usage = estimate([question(), question(100)], answer_tokens=50, prices=(1e6, 2e6))
-    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (2, 3 + 3, 100)
-    assert usage.cost == 206 and "4 characters a token" in str(usage)
-    assert estimate([], 50).cost is None
-
-
-def test_a_preview_asks_nobody_and_goes_on_where_the_journal_answers(journal):
-    with ChatServer(add_one) as server, connect(server, journal) as client:
-        client.ask(question(1))
-        preview = Preview(client.cached)
-        assert preview.ask(question(1)) == "2"
-        with pytest.raises(Previewed):
-            preview.ask(question(2))
-    with contextlib.suppress(Previewed):
-        Preview().ask(question(1))
-    assert preview.prompts == [question(2)] and len(server.requests) == 1

@@ -179,10 +179,10 @@ class Endpoint(contextlib.AbstractContextManager):
     def __exit__(self, *_) -> None:
         self._client.close()
 
-    def cached(self, messages: list[Message]) -> str | None:
-        """The journal's answer, None where it has none. Raises Unanswered for a refusal in it."""
+    def knows(self, messages: list[Message]) -> bool:
+        """Whether the journal has an answer, or a refusal."""
         key, _ = request_bytes(self._settings | {"messages": messages})
-        return answer_of(self.journal[key]) if key in self.journal else None
+        return key in self.journal
 
     def ask(self, messages: list[Message]) -> str:
         """The answer, from the journal or the server. Raises Unanswered, UserError."""
