@@ -74,6 +74,5 @@ FORMS = [
     Source("toolace", ({"system", "conversations"},), toolace),
     Source("glaive", ({"system", "chat"},), glaive),
     Source("mathcoder", ({"messages"}, {"record"}), maths.mathcoder),
-    Source("tora", ({"messages"},), maths.tora),
 ]
 SOURCES = {source.name: source for source in FORMS}

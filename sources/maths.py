@@ -1,4 +1,4 @@
-"""Code-interleaved solutions -> records: MathCoder's and MathGenie's training form, their runs, ToRA.
+"""Code-interleaved solutions -> records: MathCoder's and MathGenie's training form, and their runs.
 
 All are texts, code blocks and executions in turn:
 
@@ -179,29 +179,3 @@ def plain_traceback(text: str) -> str:
     starts = [i for i, line in enumerate(lines) if re.match(rf"\s*(?:\w+\.)*{name}(?::|$)", line)]
     fault = " ".join(" ".join(lines[starts[-1] if starts else -1 :]).split())
     return f"{printed}\n{fault}".lstrip("\n")
-
-
-# ---- ToRA ----
-# {"id", "messages": [{"role": "user", "content": problem}, {"role": "assistant", "content": text}]}: the text
-# has ```python and ```output fences in turn. Its code prints by itself.
-
-FENCE = re.compile(r"```(python|output)\n(.*?)\n?```(?:\n|\Z)", re.DOTALL)
-
-
-def tora(row: dict) -> dict:
-    """A row of ToRA's corpus -> a record."""
-    spoken = [(field(m, "role", str), field(m, "content", str)) for m in field(row, "messages", list)]
-    if [role for role, _ in spoken] != ["user", "assistant"]:
-        raise Refused("not one query and one solution", ", ".join(role for role, _ in spoken))
-    parts = FENCE.split(spoken[1][1])
-    blocks = [("text", parts[0])]
-    for kind, content, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        if kind == "python" and not content.strip():
-            raise Refused("code of comments alone")
-        blocks += [("code" if kind == "python" else "execution", content), ("text", text)]
-    blocks = [(kind, content) for kind, content in blocks if kind != "text" or content.strip()]
-    if any("```" in content for kind, content in blocks if kind == "text"):
-        raise Refused("fence without an end")
-    out = solution(spoken[0][1], blocks, Counter())
-    out["source"] |= {"id": row["id"]} if isinstance(row.get("id"), str | int) else {}
-    return out

@@ -69,8 +69,8 @@ def run_row(blocks=(*BLOCKS, ("text", "25")), verdict="correct") -> dict:
     return {"set": "x", "authors_verdict": verdict, "record": record}
 
 
-def converted(row: dict, source: str = "mathcoder") -> dict:
-    (record,) = SOURCES[source].convert(copy.deepcopy(row))
+def converted(row: dict) -> dict:
+    (record,) = SOURCES["mathcoder"].convert(copy.deepcopy(row))
     return record
 
 
@@ -183,47 +183,3 @@ def test_tracebacks():
     assert plain_traceback(syntax) == "SyntaxError: unmatched ')'"
     two = TRACEBACK + "\n\nDuring handling of it:\n\n---- NameError      Traceback (most recent call last)\n"
     assert plain_traceback(two + "NameError: b\n is not there") == "NameError: b is not there"
-
-
-def tora_row(text: str) -> dict:
-    return {
-        "id": "t-1",
-        "messages": [{"role": "user", "content": PROBLEM}, {"role": "assistant", "content": text}],
-    }
-
-
-TORA = "Code it.\n\n```python\nprint(25)\n```\n```output\n25\n```\nThe answer is $\\boxed{25}$."
-
-
-def test_tora():
-    record = converted(tora_row(TORA), "tora")
-    assert record["trajectory"] == [
-        {"role": "user", "content": PROBLEM},
-        {"role": "reasoner", "content": "Code it.", "next": "executor"},
-        {"role": "executor", "content": "print(25)"},
-        {"role": "observation", "content": "25"},
-        {"role": "reasoner", "content": "", "next": "summarizer"},
-        {"role": "summarizer", "content": "The answer is $\\boxed{25}$."},
-    ]
-    source = {"dataset": "tora", "missing": ["trajectory.4.content"], "dropped": {}, "id": "t-1"}
-    assert record["source"] == source
-    twice = converted(tora_row(TORA.replace("The answer", TORA.split("\n\n")[1] + "\nThe answer")), "tora")
-    assert twice["source"]["missing"][0] == "trajectory.4.content" and len(twice["trajectory"]) == 9
-
-
-TORA_REFUSALS = [
-    ("no final text", TORA.split("The answer")[0]),
-    ("code and executions do not alternate", TORA.replace("```output\n25\n```\n", "")),
-    ("code and executions do not alternate", TORA.replace("```python\nprint(25)\n```\n", "")),
-    ("fence without an end", TORA + "\n```python\nprint("),
-    ("fence without an end", "```\nx\n```\n" + TORA),
-    ("code of comments alone", TORA.replace("print(25)", "")),
-    ("no final text", ""),
-]
-
-
-@pytest.mark.parametrize(("reason", "text"), TORA_REFUSALS)
-def test_tora_refused(reason, text):
-    with pytest.raises(Refused) as caught:
-        converted(tora_row(text), "tora")
-    assert caught.value.reason == reason

@@ -581,7 +581,6 @@ REAL: dict[tuple[str, str], dict[str, int]] = {
     },
     ("mathcoder", "mathgenie/lce_training_form_derived.jsonl"): {"in": 36, "out": 36},
     ("mathcoder", "mathgenie/prompt_records_svamp.jsonl"): {"in": 10, "no solution": 10},
-    ("tora", "mathgenie/tora_corpus_examples.jsonl"): {"in": 30, "out": 30},
 }
 
 
