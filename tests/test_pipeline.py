@@ -1,4 +1,4 @@
-"""pipeline.py and process.py: whole runs on invented rows of four sources, a server playing both models.
+"""pipeline.py: whole runs on invented rows of four sources, a server playing both models.
 
 The twin of a run that was killed, or met faults, is one that was not: all files but the journal are the same.
 """
@@ -25,7 +25,6 @@ import pipeline
 import train
 from cli import run
 from model import ModelConfig, Transformer
-from stages import process
 
 ROOT = Path(pipeline.__file__).parent
 CALL = re.compile(r"call (\w+) for (\w+)")
@@ -364,23 +363,6 @@ def test_dry_run_asks_nothing(inputs, tmp_path, capsys):
     assert not (tmp_path / "train.jsonl").exists()
 
 
-def test_in_order_from_threads_reads_few_rows_ahead():
-    read = []
-
-    def rows() -> Iterator[int]:
-        for i in range(200):
-            read.append(i)
-            yield i
-
-    def work(i: int) -> int:
-        time.sleep(0.002 * (i % 3 == 0))
-        return i
-
-    for count, i in enumerate(process.in_order(work, rows(), 3)):
-        assert i == count and len(read) <= i + 8 * 3 + 1
-    assert len(read) == 200
-
-
 # ---- what a user can mend ----
 
 WRONG = {
@@ -452,12 +434,6 @@ def test_refusals_of_all_requests_stop_a_run(inputs, tmp_path, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     assert "20 requests and no answer" in error and "temperature" in error
     assert not (tmp_path / "2-completed.jsonl").exists() and not (tmp_path / "journal.jsonl").exists()
-
-
-def test_a_report_cannot_steer_a_terminal():
-    tally = process.Tally("judge")
-    tally.add(({"dataset": "a\x1b[2J"}, {}), [("refused", {"reason": "so\x1b]0;x\x07"})])
-    assert "\x1b" not in process.table([tally]) and "\\x1b[2J" in process.table([tally])
 
 
 # ---- from published rows to a trained adapter and its figures ----
