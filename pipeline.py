@@ -132,8 +132,7 @@ def unify_command(args: argparse.Namespace) -> None:
 
 
 def unified(args: argparse.Namespace, paths: list[Path], evaluation: unify.Evaluation) -> Tally:
-    names, share = args.evaluation_names, args.held_out
-    return Tally("unify", unify.unify(paths, args.output, evaluation, args.seed, share, names))
+    return unify.unify(paths, args.output, evaluation, args.seed, args.held_out, args.evaluation_names)
 
 
 def run_command(args: argparse.Namespace) -> None:
