@@ -316,7 +316,7 @@ def verify_row(
     outcome = None
     if verdict == "review":
         row = review.review_row(record, faults)
-        ((record, outcome),) = review.merge([row], decisions)
+        record, outcome = review.decided(row, decisions)
         if outcome == "undecided":
             return [("review", row)]
         if outcome == "dropped in review":
