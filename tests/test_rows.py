@@ -79,7 +79,7 @@ def test_a_fault_is_found_without_reading_on(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "BLOCK", 100)
     (tmp_path / "rows").write_text('[{"a": 1 "b": 2}, ' + '{"c": 3}, ' * 1000)
     with open(tmp_path / "rows", "rb") as file:
-        stream = rows._Stream(file)
+        stream = rows.Stream(file)
         assert stream.peek() == "["
         stream.at += 1
         with pytest.raises(ValueError, match="delimiter"):
@@ -91,7 +91,7 @@ def test_memory_is_that_of_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "BLOCK", 1000)
     (tmp_path / "rows").write_text(json.dumps([{"text": "x" * 99}] * 5000))
     with open(tmp_path / "rows", "rb") as file:
-        stream, longest = rows._Stream(file), 0
+        stream, longest = rows.Stream(file), 0
         stream.peek()
         for _ in range(5000):
             stream.at += 1  # [ or ,
