@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import data
 from formats.calls import BEFORE, JSON, check_call, check_calls, parse_calls, same_calls
-from sources.record import end_of_query, is_error
+from sources.record import end_of_query, is_error, is_observed
 from sources.rows import Refused
 from stages import review
 from stages.asking import DATA, Fault, consult, quoted, shown, unfenced
@@ -216,8 +216,7 @@ def read_calls(answer: str, fault_of: Callable[[dict], dict | None]) -> list[dic
 
 def check_unobserved(record: dict, i: int, kind: str) -> None:
     """Raises Refused where a result follows step i: it would belong to calls that no longer stand there."""
-    turns = record["trajectory"]
-    if any(turn["role"] == "observation" for turn in turns[i : end_of_query(turns, i)]):
+    if is_observed(record["trajectory"], i):
         raise Refused(f"{kind}, and its result follows")
 
 

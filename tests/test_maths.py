@@ -70,8 +70,7 @@ def run_row(blocks=(*BLOCKS, ("text", "25")), verdict="correct") -> dict:
 
 
 def converted(row: dict) -> dict:
-    (record,) = SOURCES["mathcoder"].convert(copy.deepcopy(row))
-    return record
+    return SOURCES["mathcoder"].convert(copy.deepcopy(row))
 
 
 def test_training_form():

@@ -44,8 +44,7 @@ TOOL = {
 
 
 def converted(source: str, row: object) -> dict:
-    (record,) = SOURCES[source].convert(copy.deepcopy(row))
-    return record
+    return SOURCES[source].convert(copy.deepcopy(row))
 
 
 def put(where: str, value: object):
