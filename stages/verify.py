@@ -1,4 +1,4 @@
-r"""The pipeline's stage verify (paper, 3.3): the three kinds of fault in what executors do.
+"""The stage verify (paper, 3.3, Reliability Verification): the three kinds of fault in what executors do.
 
     fault                                   found by                           then
     function that is not on offer           a rule                             calls of a second model
@@ -257,18 +257,26 @@ def second_opinions(
     """`found` with other calls for its steps, and the steps in which a second model calls otherwise."""
     faults = {}
     for i in steps_to_compare(record, corrected):
-        path, fault, other = f"trajectory.{i}.calls", found.get(i), None
+        fault, other = found.get(i), None
         try:
             other = other_calls(other_request(record, i), record, ask, environment)
-            kind = difference(record["trajectory"][i]["calls"], other, record.get("tools", []))
-            if kind and not fault:
-                fault = {"path": path, "kind": kind, "detail": quoted(other)[:200]}
+            if not fault:
+                fault = disagreement(record, i, other)
         except Refused as error:
             if not fault:
+                path = f"trajectory.{i}.calls"
                 fault = {"path": path, "kind": error.reason, "detail": error.detail}
         if fault:
             faults[i] = fault | {"other": other}
     return faults
+
+
+def disagreement(record: dict, i: int, other: list[dict]) -> dict | None:
+    """The fault of a step in which the second model calls otherwise."""
+    kind = difference(record["trajectory"][i]["calls"], other, record.get("tools", []))
+    if not kind:
+        return None
+    return {"path": f"trajectory.{i}.calls", "kind": kind, "detail": quoted(other)[:200]}
 
 
 def difference(row: list[dict], other: list[dict], tools: list[dict]) -> str | None:
@@ -308,7 +316,10 @@ def verify_row(
     environment: Tools | None,
     python: Callable[[], Sandbox] | None,
 ) -> Results:
-    """decisions: a person's, by id of the row in the review file."""
+    """The record with source.verified, or the row that waits for a person. Raises Refused.
+
+    decisions: a person's, by id of the row in the review file. The rest is as in `verify`.
+    """
     verdict, record, faults = verify(record, ask, environment, python)
     if verdict == "refused":
         raise Refused(faults[0]["kind"], faults[0]["detail"])
