@@ -40,8 +40,12 @@ Prices = tuple[float, float] | None  # of a million tokens, of prompts and of co
 REFUSED = (400, 413, 422)  # this request, now and ever
 HOPELESS = 20  # of these, and no answer: it is not the requests but what they have in common
 TRANSIENT = (408, 409, 425, 429)  # and 5xx
-MEND = {401: "set the right key in the environment", 402: "add credit", 403: "set a key with access"}
-MEND[404] = "check --base-url (most end in /v1) and the model's name"
+MEND = {
+    401: "set the right key in the environment",
+    402: "add credit",
+    403: "set a key with access",
+    404: "check --base-url (most end in /v1) and the model's name",
+}
 LONGEST_BACK_OFF, LONGEST_RETRY_AFTER = 60.0, 600.0  # seconds
 DETAIL = 300  # characters of what a server says of a fault
 SECRET = 8  # characters from which a key is hidden; "EMPTY", for a local server, may stand in answers
@@ -91,10 +95,13 @@ class Usage:
     def __str__(self) -> str:
         text = (
             f"{self.requests:,} requests ({self.cached:,} more from the journal, {self.retries:,} retries), "
+            f"{self.prompt_tokens:,} prompt and {self.completion_tokens:,} completion tokens"
         )
-        text += f"{self.prompt_tokens:,} prompt and {self.completion_tokens:,} completion tokens"
-        text += f" (estimated for {self.estimated:,}: 4 characters a token)" if self.estimated else ""
-        return text if self.cost is None else f"{text}, cost {self.cost:,.2f}"
+        if self.estimated:
+            text += f" (estimated for {self.estimated:,}: 4 characters a token)"
+        if self.cost is not None:
+            text += f", cost {self.cost:,.2f}"
+        return text
 
 
 def tokens_in(*texts: str) -> int:
@@ -108,6 +115,12 @@ def tokens_in(*texts: str) -> int:
 def read_key(variable: str = "OPENAI_API_KEY") -> str | None:
     """The key in the environment; None where there is none, for servers that want none."""
     return os.environ.get(variable, "").strip() or None
+
+
+def check_key(key: str | None) -> None:
+    """Raises UserError for a key that a header cannot hold, or that servers would repeat in other letters."""
+    if key and (not key.isascii() or not key.isprintable() or set(key) & set(' "\\')):
+        raise UserError("the key in the environment holds what no key does, say a space; set it anew")
 
 
 def http_library() -> ModuleType:
@@ -156,9 +169,8 @@ class Endpoint(contextlib.AbstractContextManager):
         total: float = 300.0,
         prices: Prices = None,
     ):
-        if key and not (key.isascii() and key.isprintable()) or set(key or "") & set(' "\\'):
-            raise UserError("the key in the environment holds what no key does, say a space; set it anew")
-        self._key = key if key and len(key) >= SECRET else None
+        check_key(key)
+        self._key = key if key and len(key) >= SECRET else None  # to be hidden
         self._url = f"{check_url(base_url)}/chat/completions"
         self.base_url, self.model, self.journal = self._clean(base_url), model, journal
         self._settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
@@ -171,7 +183,9 @@ class Endpoint(contextlib.AbstractContextManager):
         self._fault: str | None = None  # one that concerns all requests
         self._ended = threading.Event()  # set where there is one
         http = self._http = http_library()
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        headers = {"Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         timeout = http.Timeout(connect=connect, read=read, write=read, pool=None)
         limits = http.Limits(max_connections=workers, max_keepalive_connections=workers)
         self._client = http.Client(headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
@@ -191,7 +205,8 @@ class Endpoint(contextlib.AbstractContextManager):
             entry = self.journal[key]
             with self._lock:
                 self.usage.cached += 1
-                self._answered |= "refused" not in entry
+                if "refused" not in entry:
+                    self._answered = True
             return answer_of(entry)
         tokens = tokens_in(*(message["content"] for message in messages))
         entry = {"key": key, "model": self.model} | self._answer(data, tokens)
@@ -216,10 +231,11 @@ class Endpoint(contextlib.AbstractContextManager):
         raise Unanswered(f"no answer in {self._tries} tries", str(fault), passing=True)
 
     def _back_off(self, number: int, fault: Transient) -> None:
+        """Wait after try `number`, from 0; after "too many requests" all threads do."""
         wait = min(self._backoff * 2**number, LONGEST_BACK_OFF) * random.uniform(0.5, 1)
         with self._lock:
             self.usage.retries += 1
-            if fault.busy:  # then for all threads
+            if fault.busy:
                 self._free = max(self._free, time.monotonic() + (fault.after or wait))
         self._sleep(fault.after + wait)
 
@@ -237,6 +253,7 @@ class Endpoint(contextlib.AbstractContextManager):
             self._sleep(wait)
 
     def _sleep(self, seconds: float) -> None:
+        """Raises UserError as soon as there is a fault of all requests."""
         if self._ended.wait(seconds):
             raise UserError(self._fault)
 
@@ -272,22 +289,28 @@ class Endpoint(contextlib.AbstractContextManager):
         estimated = False
         if 200 <= status < 300:
             entry, estimated = self._read_choice(reply, tokens)
+            self._answered = True
         elif status in REFUSED:
             entry = refusal(f"the server refused the request ({status})", self._said(reply))
             self._give_up_if_hopeless(entry)
+        elif b"insufficient_quota" in body:  # OpenAI's, with 429
+            raise self._end_by(status, reply, MEND[402])
+        elif status in TRANSIENT or status >= 500:
+            after = seconds_after(retry_after, time.time())
+            raise Transient(f"{status} {self._said(reply)}", after, busy=status == 429)
         else:
-            text, used_up = f"{status} {self._said(reply)}", b"insufficient_quota" in body
-            if (status in TRANSIENT or status >= 500) and not used_up:
-                raise Transient(text, seconds_after(retry_after, time.time()), busy=status == 429)
-            how = MEND[402] if used_up else MEND.get(status, "mend --base-url (redirects are not followed)")
-            raise self._end(f"the server answered {text} for model {self.model!r}; {how}")
+            how = MEND.get(status, "mend --base-url (redirects are not followed)")
+            raise self._end_by(status, reply, how)
         with self._lock:
-            self._answered |= status not in REFUSED
             self.usage.requests += 1
             self.usage.prompt_tokens += entry["prompt_tokens"]
             self.usage.completion_tokens += entry["completion_tokens"]
             self.usage.estimated += estimated
         return entry
+
+    def _end_by(self, status: int, reply: object, how: str) -> UserError:
+        """As `_end`, for a status that no other request will escape; how: to mend it."""
+        return self._end(f"the server answered {status} {self._said(reply)} for model {self.model!r}; {how}")
 
     def _give_up_if_hopeless(self, entry: dict) -> None:
         """Raises UserError for the refusal that makes HOPELESS of them without an answer."""
@@ -308,17 +331,21 @@ class Endpoint(contextlib.AbstractContextManager):
             raise Transient(f"a reply without an answer: {self._said(reply)}") from None
         if not isinstance(content, (str, type(None))):
             raise Transient("a reply whose answer is no text")
-        entry = {"content": content and self._clean(content), "finish_reason": finish and self._said(finish)}
+        entry = {"content": content, "finish_reason": finish}
+        if content:
+            entry["content"] = self._clean(content)
+        if finish:
+            entry["finish_reason"] = self._said(finish)
         if refused:
             entry |= refusal("the model refused", self._said(refused))
         elif finish == "content_filter":
             entry |= refusal("the server filtered the answer", "")
         elif content is None:
             entry |= refusal("an answer without a text", f"finish_reason {entry['finish_reason']}")
-        usage = reply.get("usage") if isinstance(reply.get("usage"), dict) else {}
-        counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-        estimated = any(type(count) is not int or count < 0 for count in counts)
-        counts = [tokens, tokens_in(content or "")] if estimated else counts
+        counts = counted(reply.get("usage"))
+        estimated = counts is None
+        if estimated:
+            counts = tokens, tokens_in(content or "")
         return entry | {"prompt_tokens": counts[0], "completion_tokens": counts[1]}, estimated
 
     def _said(self, reply: object) -> str:
@@ -330,6 +357,7 @@ class Endpoint(contextlib.AbstractContextManager):
         return " ".join(self._clean(text).split())[:DETAIL]
 
     def _clean(self, text: str) -> str:
+        """The text without the key."""
         return text.replace(self._key, "[key]") if self._key else text
 
 
@@ -340,7 +368,16 @@ def answer_of(entry: dict) -> str:
     return entry["content"]
 
 
+def counted(usage: object) -> tuple[int, int] | None:
+    """Tokens of prompt and completion, if the server has counted both."""
+    if not isinstance(usage, dict):
+        return None
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return counts if all(type(count) is int and count >= 0 for count in counts) else None
+
+
 def refusal(reason: str, detail: str) -> dict:
+    """What the journal keeps of a request that was refused."""
     nothing = {"content": None, "finish_reason": None, "prompt_tokens": 0, "completion_tokens": 0}
     return nothing | {"refused": reason, "detail": detail}
 
