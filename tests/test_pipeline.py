@@ -279,7 +279,8 @@ def test_ctrl_c_ends_a_run_while_the_server_hangs(made, inputs, tmp_path):
         start = time.monotonic()
         child.send_signal(signal.SIGINT)
         _, error = child.communicate(timeout=10)
-        assert time.monotonic() - start < 2 and child.returncode == 130 and b"Traceback" not in error
+        assert time.monotonic() - start < 5  # about one on a machine that has nothing else to do
+        assert child.returncode == 130 and b"Traceback" not in error
     kept = {line["key"] for line in lines(tmp_path / "journal.jsonl")}
     assert len(kept) == 8 and kept.isdisjoint(hung)
     with ChatServer(play) as server:
