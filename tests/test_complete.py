@@ -6,7 +6,7 @@ import pytest
 
 from data import check_record
 from sources.rows import Refused
-from stages.asking import ATTEMPTS, quoted
+from stages.asking import ATTEMPTS
 from stages.complete import LONGEST, complete, given_away, request
 
 WEATHER = {"name": "get_weather", "description": "Weather of a city."}
@@ -246,12 +246,6 @@ def test_no_text_leaves_its_string():
     assert lines[1]["function"]["description"] == INJECTION
     assert lines[5]["content"] == INJECTION and lines[5]["turn"] == "trajectory.3"
     assert dirty.splitlines() == dirty.split("\n")
-
-
-def test_quoted_is_the_same_json():
-    for text in (INJECTION, "a < b <3 <b>", "é\U0001f600巴", "\u200d\u200c"):
-        assert json.loads(quoted({"x": text})) == {"x": text}
-    assert quoted("a < b") == '"a < b"'
 
 
 def test_a_model_that_obeys_an_injection():

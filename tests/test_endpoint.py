@@ -6,7 +6,6 @@ The server computes each request's key by itself, from the bytes that came.
 import contextlib
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -381,83 +380,6 @@ def test_open_connections_are_capped(journal):
         with connect(server, journal, workers=3) as client, ThreadPoolExecutor(12) as pool:
             list(pool.map(lambda number: client.ask(question(number)), range(24)))
     assert max(most) == 3
-
-
-# ---- the journal ----
-
-ENTRY = {"key": "ab" * 32, "model": "m", "content": "Yes: ½ \ud83d", "finish_reason": "stop"}
-
-
-def test_a_torn_last_line_is_cut_off_wherever_it_tore(tmp_path):
-    path = tmp_path / "answers.jsonl"
-    whole, torn = (json.dumps(ENTRY | {"key": key * 32}) + "\n" for key in ("ab", "cd"))
-    for length in range(len(torn)):
-        path.write_text(whole + torn[:length])
-        with Journal(path) as journal:
-            assert "ab" * 32 in journal and "cd" * 32 not in journal
-            journal.add(ENTRY | {"key": "ef" * 32})
-            assert journal["ab" * 32] == ENTRY
-        assert [entry["key"][:2] for entry in lines(path)] == ["ab", "ef"]
-
-
-DAMAGED = [
-    b"\n",
-    b"\0\0\0\n",
-    b'{"key": "ab',
-    b"[]\n",
-    b'{"key": "ab", "content": "x"}\n',
-    b"[" * 100_000 + b"\n",
-]
-DAMAGED += [json.dumps(ENTRY | {"content": content}).encode() + b"\n" for content in (None, 7)]
-
-
-@pytest.mark.parametrize("damaged", DAMAGED, ids=range(len(DAMAGED)))
-def test_damage_amid_the_journal_is_named_and_kept(damaged, tmp_path):
-    path = tmp_path / "answers.jsonl"
-    line = json.dumps(ENTRY).encode() + b"\n"
-    path.write_bytes(line + damaged + line.replace(b"ab", b"cd"))
-    before = path.read_bytes()
-    with pytest.raises(cli.UserError, match="answers.jsonl:2: damaged"):
-        Journal(path)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("text", ['{"tools": [], "trajectory": []}', "Dear diary,", '{"key'.upper()])
-def test_a_file_of_another_kind_is_not_cut(text, tmp_path):
-    path = tmp_path / "mine.txt"
-    path.write_text(text)
-    with pytest.raises(cli.UserError, match="mine.txt:1: damaged, or no line of a journal"):
-        Journal(path)
-    assert path.read_text() == text
-
-
-def test_a_journal_without_an_answer_leaves_no_file(tmp_path):
-    path = tmp_path / "answers.jsonl"
-    with Journal(path):
-        assert path.exists()
-    assert not path.exists()
-    path.touch()  # somebody else's
-    with Journal(path):
-        pass
-    assert path.exists()
-
-
-def test_places_that_hold_no_journal(tmp_path):
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "file" / "answers.jsonl"):
-        with pytest.raises(cli.UserError, match="cannot be used"):
-            Journal(path)
-
-
-def test_a_full_disk_leaves_whole_lines(journal, monkeypatch):
-    journal.add(ENTRY)
-    write = os.write
-    with monkeypatch.context() as patch, pytest.raises(cli.UserError, match="no space left.*free space"):
-        patch.setattr(os, "write", lambda file, data: write(file, data[:20]))
-        journal.add(ENTRY | {"key": "cd" * 32})
-    assert lines(journal.path) == [ENTRY] and "cd" * 32 not in journal
-    journal.add(ENTRY | {"key": "cd" * 32})
-    assert len(lines(journal.path)) == 2 and journal["cd" * 32]["content"] == ENTRY["content"]
 
 
 # ---- what it costs ----

@@ -1,14 +1,12 @@
 """maths.py: a small row of each form and quirk. Code made to print is run, and prints what a notebook did."""
 
 import contextlib
-import copy
 import io
 
 import pytest
+from turns import converted, refused
 
-from sources.catalogue import SOURCES
 from sources.maths import plain_traceback, printing
-from sources.rows import Refused
 
 PROBLEM = "What is 2 + 3, squared?"
 RED = "\x1b[38;5;241m"
@@ -69,12 +67,8 @@ def run_row(blocks=(*BLOCKS, ("text", "25")), verdict="correct") -> dict:
     return {"set": "x", "authors_verdict": verdict, "record": record}
 
 
-def converted(row: dict) -> dict:
-    return SOURCES["mathcoder"].convert(copy.deepcopy(row))
-
-
 def test_training_form():
-    record = converted(training_row())
+    record = converted("mathcoder", training_row())
     assert record["trajectory"] == TURNS and record["domain"] == "math" and "tools" not in record
     assert record["source"] == {
         "dataset": "mathcoder",
@@ -87,19 +81,19 @@ def test_training_form():
 @pytest.mark.parametrize("verdict", ["correct", None])
 def test_run_form_drops_the_bare_answer(verdict):
     for row in (run_row(verdict=verdict), run_row()["record"]):
-        record = converted(row)
+        record = converted("mathcoder", row)
         assert record["trajectory"] == TURNS
         assert record["source"]["dropped"] == {"system prompt": 1, "bare answer behind the final text": 1}
         assert record["source"]["id"] == 7
 
 
 def test_bare_answer_alone_stays():
-    record = converted(run_row([("code", "25"), ("execution", "25"), ("text", "25")]))
+    record = converted("mathcoder", run_row([("code", "25"), ("execution", "25"), ("text", "25")]))
     assert record["trajectory"][-1]["content"] == "25"
 
 
 def test_solution_without_code():
-    turns = converted(training_row([("text", "By heart."), ("text", "25")]))["trajectory"]
+    turns = converted("mathcoder", training_row([("text", "By heart."), ("text", "25")]))["trajectory"]
     assert turns[1:] == [
         {"role": "reasoner", "content": "", "next": "summarizer"},
         {"role": "summarizer", "content": "By heart.\n\n25"},
@@ -130,9 +124,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("reason", "row"), REFUSALS)
 def test_refused(reason, row):
-    with pytest.raises(Refused) as caught:
-        converted(row)
-    assert caught.value.reason == reason
+    assert refused("mathcoder", row) == reason
 
 
 SHOWN = {

@@ -265,8 +265,8 @@ def test_ctrl_c_ends_a_run_while_the_server_hangs(made, inputs, tmp_path):
         hung.append(key)
         return "slow"
 
-    with ChatServer(play, hang, slow=20) as server:
-        argv = arguments(server, inputs, tmp_path, "--timeout", 30)
+    with ChatServer(play, hang, slow=60) as server:
+        argv = arguments(server, inputs, tmp_path, "--timeout", 90)
         child = subprocess.Popen(
             [sys.executable, str(ROOT / "pipeline.py"), *argv],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -278,8 +278,8 @@ def test_ctrl_c_ends_a_run_while_the_server_hangs(made, inputs, tmp_path):
             time.sleep(0.002)
         start = time.monotonic()
         child.send_signal(signal.SIGINT)
-        _, error = child.communicate(timeout=10)
-        assert time.monotonic() - start < 5  # about one on a machine that has nothing else to do
+        _, error = child.communicate(timeout=60)
+        assert time.monotonic() - start < 30  # about one where nothing else is done; the server takes 60
         assert child.returncode == 130 and b"Traceback" not in error
     kept = {line["key"] for line in lines(tmp_path / "journal.jsonl")}
     assert len(kept) == 8 and kept.isdisjoint(hung)
