@@ -43,7 +43,16 @@ def test_type_words(words, schema):
 
 @pytest.mark.parametrize(
     "words",
-    ["Callable[[float], float]", "Callable", "np.ndarray", "datetime", "array<int>", "a b", "List[Foo]"],
+    [
+        "Callable[[float], float]",
+        "Callable",
+        "np.ndarray",
+        "datetime",
+        "array<int>",
+        "a b",
+        "List[Foo]",
+        "Tuple[()]",
+    ],
 )
 def test_type_that_json_schema_cannot_say_goes_to_the_description(words):
     assert schema_of({"type": words, "description": "What."}, Counter()) == {
