@@ -81,6 +81,7 @@ def run_command(args: argparse.Namespace) -> None:
 
 
 def convert_command(args: argparse.Namespace) -> None:
+    """Rows of files of one form -> OUT."""
     apart(args.output, args.files)
     tally = convert([found for path in args.files for found in files_of(args.source, path)], args.output)
     print(table([tally]), end="")
@@ -119,11 +120,13 @@ def ask_about_records(args: argparse.Namespace, job_of: Callable[[Endpoint | Non
 
 
 def review_command(args: argparse.Namespace) -> None:
+    """Ask a person about the rows of a review file."""
     with open(0, errors="replace", closefd=False) as stdin:  # a key that is no UTF-8 ends no review
         review.review(args.file, decisions_of(args.file), stdin)
 
 
 def unify_command(args: argparse.Namespace) -> None:
+    """Files of records -> train.jsonl, heldout.jsonl in DIR."""
     for name in (TRAIN, HELD_OUT, unify.ASIDE):
         apart(args.output / f"{name}.jsonl", args.files)
     tally = unified(args, args.files, unify.read_evaluation(args.evaluation))

@@ -186,6 +186,7 @@ def read_expression(text: str, read: Callable[[ast.AST], Any]) -> Any:
 
 
 def literal_value(node: ast.AST) -> Any:
+    """`literal`, of a parsed expression. Raises ValueError."""
     if isinstance(node, ast.Constant) and type(node.value) in (str, int, float, bool, type(None)):
         return node.value
     if isinstance(node, ast.List | ast.Tuple):

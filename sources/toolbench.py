@@ -112,6 +112,7 @@ def spoken(text: str) -> str:
 
 
 def bare_query(text: str) -> str:
+    """The query without the word that ends the prompt."""
     return text.strip().removesuffix("Begin!").strip()
 
 
@@ -132,6 +133,7 @@ def read_arguments(text: str) -> dict:
 
 
 def final_answer(arguments: dict) -> str:
+    """What Finish's arguments tell the user. Raises Refused."""
     if arguments.get("return_type") == "give_up_and_restart":
         raise Refused("gave up")
     answer = arguments.get("final_answer")

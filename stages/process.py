@@ -165,6 +165,7 @@ def process(
 
 
 def beside(output: Path, kind: str) -> Path:
+    """out.jsonl, "refused" -> out.refused.jsonl"""
     return output.with_name(f"{output.stem}.{kind}.jsonl")
 
 

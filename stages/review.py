@@ -108,6 +108,7 @@ def changed(record: dict, decision: dict) -> dict:
 
 
 def turn_of(path: str) -> int:
+    """The number of the turn that a path such as trajectory.2.calls names."""
     return int(path.split(".")[1])
 
 
@@ -172,6 +173,7 @@ def open_decisions(path: Path) -> BinaryIO:
 
 
 def append(decision: dict, file: BinaryIO) -> None:
+    """Write a decision; when this returns, it is on the disk."""
     file.write(json.dumps(decision, ensure_ascii=False).encode() + b"\n")
     file.flush()
     os.fsync(file.fileno())

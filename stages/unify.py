@@ -67,6 +67,7 @@ def digest(*parts: object) -> bytes:
 
 
 def queries_of(record: dict) -> list[str]:
+    """The user turns of a record, in the form for comparison."""
     return [plain(turn["content"]) for turn in record["trajectory"] if turn["role"] == "user"]
 
 
@@ -78,6 +79,7 @@ def function_keys(record: dict) -> tuple[set[str], set[str]]:
 
 
 def dataset_of(record: dict, default: str) -> str:
+    """The data set that a record says it is from."""
     source = record.get("source")
     return str(source.get("dataset", default)) if isinstance(source, dict) else default
 
@@ -175,6 +177,7 @@ def is_held_out(name: str, seed: int, share: float) -> bool:
 
 
 def held_out(names: set[str], seed: int, share: float) -> set[str]:
+    """Those of the functions that are held out."""
     return {name for name in names if is_held_out(name, seed, share)}
 
 
@@ -251,6 +254,7 @@ def read_entries(paths: list[Path], rules: Rules, hide: bool | None) -> Iterator
 
 
 def entry_of(record: dict, rules: Rules, order: bytes, file: int, start: int, dataset: str) -> Entry:
+    """What is kept in memory of a row."""
     executors = [turn for turn in record["trajectory"] if turn["role"] == "executor"]
     actions = [turn.get("calls", turn.get("content")) for turn in executors]
     offered, called = function_keys(record)
