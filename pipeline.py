@@ -23,132 +23,230 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cli
 import data
 from sources.catalogue import SOURCES
-from stages import review, unify
-from stages.complete import complete_row
+from stages import complete, judge, review, unify, verify
 from stages.convert import convert
-from stages.judge import judge_row
-from stages.preview import Job, preview
-from stages.process import Tally, beside, finish, process, read_items, table
-from stages.verify import verify_row
+from stages.preview import Requests, preview
+from stages.process import HELD_OUT, TRAIN, Results, Tally, beside, finish, process, read_items, table
 from tools.endpoint import Endpoint, read_key
 from tools.journal import Journal
 from tools.mock import Tools, read_responses, read_tools
 from tools.sandbox import Sandbox
 
-
-def job_of(stage: str, args: argparse.Namespace, endpoint: Endpoint | None, reviewed: Path) -> Job:
-    """reviewed: the file of rows that wait for a person, which only verify writes. Raises UserError."""
-    model = endpoint.model if endpoint else ""
-    if stage == "complete":
-        return Job(stage, partial(complete_row, model=model), endpoint, {})
-    if stage == "judge":
-        scores = {"overall": args.min_overall, "step": args.min_step}
-        return Job(stage, partial(judge_row, model=model, **scores), endpoint, {})
-    python = None
-    if args.python or args.unsafe_python:
-        python = partial(Sandbox, wall=10, unsafe=args.unsafe_python)
-        with python():  # raises where there can be none, before anything is asked
-            pass
-    responses = read_responses(args.responses) if args.responses else []
-    environment = Tools(read_tools(args.tools), responses=responses) if args.tools else None
-    decisions = review.read_decisions(decisions_of(reviewed))
-    step = partial(verify_row, model=model, decisions=decisions, environment=environment, python=python)
-    return Job(stage, step, endpoint, {"review": reviewed})
-
-
-def perform(job: Job, path: Path, output: Path, workers: int) -> Tally:
-    """Tell the estimate, then do the job on the records of a file. Raises UserError."""
-    total = sum(1 for _ in data.numbered_lines(path))
-    if not job.endpoint:
-        return process(job.stage, read_items(path), partial(job.step, ask=None), output, total, **job.others)
-    print(preview(job, path), flush=True)
-    step, stop = partial(job.step, ask=job.endpoint.ask), job.endpoint.close
-    return process(job.stage, read_items(path), step, output, total, workers, stop, **job.others)
+CONVERTED, COMPLETED, JUDGED = "1-converted.jsonl", "2-completed.jsonl", "3-judged.jsonl"  # in run's folder
+VERIFIED, REVIEW = "4-verified.jsonl", "review.jsonl"
+TEMPORARY = re.compile(r"\.([1-4]-\w+(\.refused)?|review|train|heldout|unify\.refused)\.jsonl\.\d+\.tmp")
 
 
 # ---- commands ----
 
-COMPLETED, JUDGED, VERIFIED = "2-completed.jsonl", "3-judged.jsonl", "4-verified.jsonl"
-TEMPORARY = re.compile(r"\.([1-4]-\w+(\.refused)?|review|train|heldout|unify\.refused)\.jsonl\.\d+\.tmp")
+
+def run_command(args: argparse.Namespace) -> None:
+    """All stages. What an earlier run did is done again, except for asking: so nothing can be out of date."""
+    folder = args.output
+    inputs = [found for source, path in args.inputs for found in files_of(source, path)]
+    evaluation = unify.read_evaluation(args.evaluation)  # its faults come before anything is made
+    for source, path, _ in inputs:  # and so do theirs
+        next(iter(SOURCES[source].read(path)), None)
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(args.journal or folder / "journal.jsonl"))
+        remove_temporaries(folder)  # nobody else has the journal: they are of a run that was killed
+        writer = open_endpoint(args, "", journal, stack)
+        second = open_endpoint(args, "judge_", journal, stack)
+        jobs = [(complete_job(writer), folder / COMPLETED)]
+        if second:
+            jobs.append((judge_job(args, second), folder / JUDGED))
+        jobs.append((verify_job(args, second, folder / REVIEW), folder / VERIFIED))
+        tallies = [convert(inputs, folder / CONVERTED)]
+        if args.dry_run:  # what the later stages ask is estimated from records that are not yet complete
+            for job, _ in jobs:
+                if job.endpoint:
+                    print(preview(job.stage, job.requests, job.endpoint, folder / CONVERTED, args.dry_run))
+            return
+        tallies += perform_all(jobs, folder / CONVERTED, args.workers)
+        if tallies[-1].total("rows out"):
+            tallies.append(unified(args, [folder / VERIFIED], evaluation))
+        report(tallies, folder)
+        finish(tallies, [endpoint for endpoint in (writer, second) if endpoint])
+    if not tallies[-1].total(TRAIN):
+        raise cli.UserError(f"{folder}: no row is left to train on; {folder / 'report.txt'} says why")
 
 
 def convert_command(args: argparse.Namespace) -> None:
+    """Rows of files of one form -> OUT."""
     apart(args.output, args.files)
     tally = convert([found for path in args.files for found in files_of(args.source, path)], args.output)
     print(table([tally]), end="")
 
 
-def asking_command(args: argparse.Namespace) -> None:
-    """complete, judge or verify."""
-    apart(args.output, [args.file, *([args.journal] if args.journal else [])])
-    journal_path = args.journal or beside(args.output, "journal")
+def complete_command(args: argparse.Namespace) -> None:
+    ask_about_records(args, complete_job)
+
+
+def judge_command(args: argparse.Namespace) -> None:
+    if not args.model:
+        raise cli.UserError("judge: got no --model; wanted the name of one")
+    ask_about_records(args, partial(judge_job, args))
+
+
+def verify_command(args: argparse.Namespace) -> None:
+    ask_about_records(args, partial(verify_job, args, reviewed=beside(args.output, "review")))
+
+
+def ask_about_records(args: argparse.Namespace, job_of: Callable[[Endpoint | None], "Job"]) -> None:
+    """A stage that may ask, alone."""
+    apart(args.output, [args.file, args.journal] if args.journal else [args.file])
     next(read_items(args.file))  # its faults come before anything is made
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal(journal_path))
+        journal = stack.enter_context(Journal(args.journal or beside(args.output, "journal")))
         endpoint = open_endpoint(args, "", journal, stack)
-        job = job_of(args.stage, args, endpoint, beside(args.output, "review"))
-        if args.dry_run:
-            print(preview(job, args.file, args.dry_run) if endpoint else "no model is asked")
-            return
-        tally = perform(job, args.file, args.output, args.workers)
-        print(table([tally]), end="")
-        finish([tally], [endpoint] if endpoint else [])
+        job = job_of(endpoint)
+        if args.dry_run and not endpoint:
+            print("no model is asked")
+        elif args.dry_run:
+            print(preview(job.stage, job.requests, endpoint, args.file, args.dry_run))
+        else:
+            tally = perform(job, args.file, args.output, args.workers)
+            print(table([tally]), end="")
+            finish([tally], [endpoint] if endpoint else [])
 
 
 def review_command(args: argparse.Namespace) -> None:
+    """Ask a person about the rows of a review file."""
     with open(0, errors="replace", closefd=False) as stdin:  # a key that is no UTF-8 ends no review
         review.review(args.file, decisions_of(args.file), stdin)
 
 
 def unify_command(args: argparse.Namespace) -> None:
-    for name in (unify.TRAIN, unify.HELD_OUT, unify.ASIDE):
+    """Files of records -> train.jsonl, heldout.jsonl in DIR."""
+    for name in (TRAIN, HELD_OUT, unify.ASIDE):
         apart(args.output / f"{name}.jsonl", args.files)
     tally = unified(args, args.files, unify.read_evaluation(args.evaluation))
     print(table([tally]), end="")
 
 
 def unified(args: argparse.Namespace, paths: list[Path], evaluation: unify.Evaluation) -> Tally:
-    names, share = args.evaluation_names, args.held_out
-    return Tally("unify", unify.unify(paths, args.output, evaluation, args.seed, share, names))
+    return unify.unify(paths, args.output, evaluation, args.seed, args.held_out, args.evaluation_names)
 
 
-def run_command(args: argparse.Namespace) -> None:
-    """All stages. What an earlier run did is done again, except for asking: so nothing can be out of date."""
-    folder, inputs = args.output, [found for pair in args.inputs for found in files_of(*pair)]
-    evaluation = unify.read_evaluation(args.evaluation)  # its faults come before anything is made
-    for name, path, _ in inputs:  # and so do theirs
-        next(iter(SOURCES[name].read(path)), None)
-    with ExitStack() as stack:
-        journal = stack.enter_context(Journal(args.journal or folder / "journal.jsonl"))
-        for left in folder.glob(".*.[0-9]*.tmp"):  # by a run that was killed: nobody else has the journal
-            if TEMPORARY.fullmatch(left.name):
-                left.unlink()
-        writer, second = (open_endpoint(args, prefix, journal, stack) for prefix in ("", "judge_"))
-        jobs = [(job_of("complete", args, writer, folder / "review.jsonl"), COMPLETED)]
-        jobs += [(job_of("judge", args, second, folder / "review.jsonl"), JUDGED)] if second else []
-        jobs += [(job_of("verify", args, second, folder / "review.jsonl"), VERIFIED)]
-        path = folder / "1-converted.jsonl"
-        tallies = [convert(inputs, path)]
-        if args.dry_run:  # what the later stages ask is estimated from records that are not yet complete
-            print("\n".join(preview(job, path, args.dry_run) for job, _ in jobs if job.endpoint))
-            return
-        for job, name in jobs:
-            if tallies[-1].total("rows out"):
-                tallies.append(perform(job, path, folder / name, args.workers))
-                path = folder / name
-        if tallies[-1].total("rows out"):
-            tallies.append(unified(args, [path], evaluation))
-        report(tallies, folder)
-        finish(tallies, [endpoint for endpoint in (writer, second) if endpoint])
-    if not tallies[-1].total(unify.TRAIN):
-        raise cli.UserError(f"{folder}: no row is left to train on; {folder / 'report.txt'} says why")
+# ---- stages that may ask ----
+
+
+class Job(NamedTuple):
+    """What a stage does with each record of a file."""
+
+    stage: str
+    step: Callable[[dict], Results]
+    requests: Requests  # what it asks about a record, for a preview
+    endpoint: Endpoint | None
+    others: dict[str, Path] = {}  # further files, as `process` takes them
+
+
+def complete_job(endpoint: Endpoint | None) -> Job:
+    step = partial(complete.complete_row, **asking(endpoint))
+    return Job("complete", step, complete.requests, endpoint)
+
+
+def judge_job(args: argparse.Namespace, endpoint: Endpoint) -> Job:
+    step = partial(judge.judge_row, **asking(endpoint), overall=args.min_overall, step=args.min_step)
+    return Job("judge", step, judge.requests, endpoint)
+
+
+def verify_job(args: argparse.Namespace, endpoint: Endpoint | None, reviewed: Path) -> Job:
+    """reviewed: the file of rows that wait for a person. Raises UserError."""
+    environment = read_environment(args)
+    step = partial(
+        verify.verify_row,
+        **asking(endpoint),
+        decisions=review.read_decisions(decisions_of(reviewed)),
+        environment=environment,
+        python=python_of(args),
+    )
+    requests = partial(verify.requests, environment=environment)
+    return Job("verify", step, requests, endpoint, {"review": reviewed})
+
+
+def asking(endpoint: Endpoint | None) -> dict:
+    """What steps take of an endpoint."""
+    return {"ask": endpoint.ask, "model": endpoint.model} if endpoint else {"ask": None, "model": ""}
+
+
+def read_environment(args: argparse.Namespace) -> Tools | None:
+    """The functions that can be run. Raises UserError."""
+    if not args.tools:
+        return None
+    responses = read_responses(args.responses) if args.responses else []
+    return Tools(read_tools(args.tools), responses=responses)
+
+
+def python_of(args: argparse.Namespace) -> Callable[[], Sandbox] | None:
+    """What makes a sandbox. Raises UserError where there can be none, before anything is asked."""
+    if not args.python and not args.unsafe_python:
+        return None
+    python = partial(Sandbox, wall=10, unsafe=args.unsafe_python)
+    with python():
+        return python
+
+
+def perform(job: Job, path: Path, output: Path, workers: int) -> Tally:
+    """Tell the estimate, then do the job on the records of a file. Raises UserError."""
+    total = sum(1 for _ in data.numbered_lines(path))
+    if job.endpoint:
+        print(preview(job.stage, job.requests, job.endpoint, path), flush=True)
+    else:
+        workers = 0
+    return process(job.stage, read_items(path), job.step, output, total, workers, **job.others)
+
+
+def perform_all(jobs: list[tuple[Job, Path]], path: Path, workers: int) -> list[Tally]:
+    """One job after the other, on what the one before it has left, as long as that is anything."""
+    tallies = []
+    for job, output in jobs:
+        tallies.append(perform(job, path, output, workers))
+        path = output
+        if not tallies[-1].total("rows out"):
+            break
+    return tallies
+
+
+def open_endpoint(
+    args: argparse.Namespace, prefix: str, journal: Journal, stack: ExitStack
+) -> Endpoint | None:
+    """The endpoint that flags with this prefix describe; None where the model is ''. Raises UserError."""
+
+    def flag(name: str) -> object:
+        return getattr(args, prefix + name)
+
+    if not flag("model"):
+        return None
+    prices = (flag("price_in"), flag("price_out"))
+    endpoint = Endpoint(
+        flag("base_url"),
+        flag("model"),
+        journal,
+        read_key(flag("key_variable")),
+        temperature=flag("temperature"),
+        max_tokens=args.max_tokens,
+        workers=args.workers,
+        rate=args.rate,
+        tries=args.tries,
+        backoff=args.backoff,
+        read=args.timeout,
+        total=args.timeout,
+        prices=prices if any(prices) else None,
+    )
+    return stack.enter_context(endpoint)
+
+
+# ---- files ----
 
 
 def report(tallies: list[Tally], folder: Path) -> None:
@@ -157,28 +255,17 @@ def report(tallies: list[Tally], folder: Path) -> None:
     for tally in tallies:
         for (dataset, what), number in sorted(tally.counts.items()):
             counts[tally.stage].setdefault(dataset, {})[what] = number
-    text = table(tallies)
-    for name, content in (("report.txt", text), ("report.json", json.dumps(counts, indent=1) + "\n")):
-        cli.write_whole(folder / name, lambda path, content=content: path.write_text(content, "utf-8"))
+    text, numbers = table(tallies), json.dumps(counts, indent=1) + "\n"
+    cli.write_whole(folder / "report.txt", lambda path: path.write_text(text, "utf-8"))
+    cli.write_whole(folder / "report.json", lambda path: path.write_text(numbers, "utf-8"))
     print(text, end="")
 
 
-def open_endpoint(
-    args: argparse.Namespace, prefix: str, journal: Journal, stack: ExitStack
-) -> Endpoint | None:
-    """The endpoint that flags with this prefix describe; None where the model is ''. Raises UserError."""
-    flags = {
-        name.removeprefix(prefix): value for name, value in vars(args).items() if name.startswith(prefix)
-    }
-    if not flags["model"]:
-        return None
-    prices = (flags["price_in"], flags["price_out"])
-    options = {"max_tokens": args.max_tokens, "workers": args.workers, "rate": args.rate, "tries": args.tries}
-    options["temperature"] = flags["temperature"]
-    options |= {"backoff": args.backoff, "read": args.timeout, "total": args.timeout}
-    options |= {"prices": prices if any(prices) else None}
-    key = read_key(flags["key_variable"])
-    return stack.enter_context(Endpoint(flags["base_url"], flags["model"], journal, key, **options))
+def remove_temporaries(folder: Path) -> None:
+    """Remove the unfinished files of a run."""
+    for left in folder.glob(".*.[0-9]*.tmp"):
+        if TEMPORARY.fullmatch(left.name):
+            left.unlink()
 
 
 def apart(output: Path, inputs: list[Path]) -> None:
@@ -208,24 +295,87 @@ def decisions_of(reviewed: Path) -> Path:
 
 # ---- flags ----
 
-WRITER = ("https://api.openai.com/v1", "gpt-4o", "OPENAI_API_KEY")
-SECOND = ("https://api.deepseek.com/v1", "deepseek-chat", "DEEPSEEK_API_KEY")
+OPENAI = ("https://api.openai.com/v1", "gpt-4o", "OPENAI_API_KEY")
+DEEPSEEK = ("https://api.deepseek.com/v1", "deepseek-chat", "DEEPSEEK_API_KEY")
 NO_TEXTS, NO_MODEL = "'': none, rows that lack a text are set aside", "'': none, rules alone"
-ABOUT = {
-    "convert": "A public data set in its own form -> records, by rules alone.",
-    "complete": "Thoughts and summaries that records lack are asked of a model; nothing else is changed.",
-    "judge": "A second model scores trajectories and their steps; those with low scores are set aside.",
-    "verify": (
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = cli.ArgumentParser(prog="pipeline.py", description=__doc__)
+    stages = parser.add_subparsers(title="stages", dest="stage", required=True, metavar="STAGE")
+
+    about = "A public data set in its own form -> records, by rules alone."
+    stage = add_stage(stages, "convert", convert_command, about)
+    help = "as published; of a folder, all in it"
+    stage.add_argument("files", type=Path, nargs="+", metavar="FILE", help=help)
+    stage.add_argument("--source", required=True, choices=SOURCES, help="the form they are in")
+    add_output_file(stage)
+
+    about = "Thoughts and summaries that records lack are asked of a model; nothing else is changed."
+    stage = add_stage(stages, "complete", complete_command, about)
+    add_records(stage)
+    add_output_file(stage)
+    add_model(stage, "the model that completes", "", OPENAI, NO_TEXTS)
+    add_asking(stage)
+
+    about = "A second model scores trajectories and their steps; those with low scores are set aside."
+    stage = add_stage(stages, "judge", judge_command, about)
+    add_records(stage)
+    add_output_file(stage)
+    add_model(stage, "the second model", "", DEEPSEEK, "there must be one")
+    add_asking(stage)
+    add_judging(stage)
+
+    about = (
         "Calls are held against the tools on offer and their schemas, by running them, and against the calls "
         "that a second model makes. Where these differ, records wait in OUT.review.jsonl for `review`."
-    ),
-    "review": "A person accepts, edits or drops what `verify` put in doubt; `verify` or `run` merges that.",
-    "unify": "Records -> DIR/train.jsonl, DIR/heldout.jsonl: no repetitions, split by function names.",
-    "run": "All stages: public data sets -> DIR/train.jsonl, DIR/heldout.jsonl, DIR/report.txt.",
-}
+    )
+    stage = add_stage(stages, "verify", verify_command, about)
+    add_records(stage)
+    add_output_file(stage)
+    add_model(stage, "the second model", "", DEEPSEEK, NO_MODEL)
+    add_asking(stage)
+    add_running(stage)
+
+    about = "A person accepts, edits or drops what `verify` put in doubt; `verify` or `run` merges that."
+    stage = add_stage(stages, "review", review_command, about)
+    help = "review.jsonl of run, OUT.review.jsonl of verify"
+    stage.add_argument("file", type=Path, metavar="FILE", help=help)
+
+    about = "Records -> DIR/train.jsonl, DIR/heldout.jsonl: no repetitions, split by function names."
+    stage = add_stage(stages, "unify", unify_command, about)
+    stage.add_argument("files", type=Path, nargs="+", metavar="FILE", help="records, JSON Lines")
+    add_output_folder(stage)
+    add_splitting(stage)
+
+    about = "All stages: public data sets -> DIR/train.jsonl, DIR/heldout.jsonl, DIR/report.txt."
+    stage = add_stage(stages, "run", run_command, about)
+    help = f"a data set's file or folder; SOURCE is one of {', '.join(SOURCES)}"
+    stage.add_argument("inputs", type=source_and_file, nargs="+", metavar="SOURCE=FILE", help=help)
+    add_output_folder(stage)
+    add_model(stage, "the model that completes", "", OPENAI, NO_TEXTS)
+    add_model(stage, "the second model, which judges and verifies", "judge-", DEEPSEEK, NO_MODEL)
+    add_asking(stage)
+    add_judging(stage)
+    add_running(stage)
+    add_splitting(stage)
+
+    absent = argparse.Namespace(journal=None, tools=None, responses=None)  # else --help shows None
+    args = parser.parse_args(argv, absent)
+    if args.responses and not args.tools:
+        parser.error("--responses: got no --tools; wanted the schemas of the recorded functions")
+    return args
+
+
+def add_stage(stages: Any, name: str, command: Callable, about: str) -> cli.ArgumentParser:
+    """stages: what add_subparsers gives. command: takes the parsed arguments."""
+    stage = stages.add_parser(name, help=about, description=about, argument_default=argparse.SUPPRESS)
+    stage.set_defaults(command=command)
+    return stage
 
 
 def source_and_file(text: str) -> tuple[str, Path]:
+    """An argparse type: SOURCE=FILE."""
     name, _, path = text.partition("=")
     if not path or name not in SOURCES:
         wanted = f"SOURCE=FILE, SOURCE one of {', '.join(SOURCES)}"
@@ -233,20 +383,35 @@ def source_and_file(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+def add_records(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="records, JSON Lines")
+
+
+def add_output_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="JSON Lines file to write")
+
+
+def add_output_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+
+
 def add_model(
-    parser: argparse.ArgumentParser, title: str, prefix: str, defaults: tuple, without: str
+    parser: argparse.ArgumentParser, title: str, prefix: str, usual: tuple[str, str, str], without: str
 ) -> None:
-    """without: what happens with an empty name."""
+    """usual: URL, model, variable of the key. without: what happens with an empty name."""
+    url, model, variable = usual
+    price = cli.number(float, 0)
     add = parser.add_argument_group(title).add_argument
-    price = {"type": cli.number(float, 0), "default": 0.0, "metavar": "P"}
-    add(f"--{prefix}base-url", default=defaults[0], metavar="URL", help="of an OpenAI-compatible server")
-    add(f"--{prefix}model", default=defaults[1], metavar="NAME", help=f"its name there; {without}")
+    add(f"--{prefix}base-url", default=url, metavar="URL", help="of an OpenAI-compatible server")
+    add(f"--{prefix}model", default=model, metavar="NAME", help=f"its name there; {without}")
     help = "environment variable that holds the key; may be unset for a server that wants none"
-    add(f"--{prefix}key-variable", default=defaults[2], metavar="VAR", help=help)
+    add(f"--{prefix}key-variable", default=variable, metavar="VAR", help=help)
     help = "for some models it must be 1"
     add(f"--{prefix}temperature", type=cli.number(float, 0, 2), default=0.0, metavar="T", help=help)
-    add(f"--{prefix}price-in", **price, help="of a million tokens of prompts, to tell the cost")
-    add(f"--{prefix}price-out", **price, help="of a million tokens of answers")
+    help = "of a million tokens of prompts, to tell the cost"
+    add(f"--{prefix}price-in", type=price, default=0.0, metavar="P", help=help)
+    help = "of a million tokens of answers"
+    add(f"--{prefix}price-out", type=price, default=0.0, metavar="P", help=help)
 
 
 def add_asking(parser: argparse.ArgumentParser) -> None:
@@ -266,19 +431,22 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
 
 
 def add_judging(parser: argparse.ArgumentParser) -> None:
-    add, score = parser.add_argument_group("judging").add_argument, cli.number(int, 1, 10)
+    add = parser.add_argument_group("judging").add_argument
+    score = cli.number(int, 1, 10)
     help = "score of a trajectory, 1 to 10, under which it is set aside"
     add("--min-overall", type=score, metavar="S", default=7, help=help)
-    add("--min-step", type=score, metavar="S", default=6, help="score of each thought and summary, likewise")
+    help = "score of each thought and summary, likewise"
+    add("--min-step", type=score, metavar="S", default=6, help=help)
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running calls and code").add_argument
     add("--tools", metavar="FILE", help="schemas of functions that can be run, as agent.py takes them")
     add("--responses", metavar="FILE", help="recorded results of these functions, likewise")
-    flag = {"action": "store_true", "default": False}
-    add("--python", **flag, help="run the code of maths rows, in a sandbox")
-    add("--unsafe-python", **flag, help="run it even where bubblewrap is not installed")
+    help = "run the code of maths rows, in a sandbox"
+    add("--python", action="store_true", default=False, help=help)
+    help = "run it even where bubblewrap is not installed"
+    add("--unsafe-python", action="store_true", default=False, help=help)
 
 
 def add_splitting(parser: argparse.ArgumentParser) -> None:
@@ -292,60 +460,11 @@ def add_splitting(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of the order and the split")
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = cli.ArgumentParser(prog="pipeline.py", description=__doc__)
-    parsers = parser.add_subparsers(title="stages", dest="stage", required=True, metavar="STAGE")
-    stages = {}
-    for name, about in ABOUT.items():
-        options = {"help": about, "description": about, "argument_default": argparse.SUPPRESS}
-        stages[name] = parsers.add_parser(name, **options)
-        stages[name].set_defaults(command=COMMANDS.get(name, asking_command))
-    add = stages["convert"].add_argument
-    add("files", type=Path, nargs="+", metavar="FILE", help="as published; of a folder, all in it")
-    add("--source", required=True, choices=SOURCES, help="the form they are in")
-    help = f"a data set's file or folder; SOURCE is one of {', '.join(SOURCES)}"
-    stages["run"].add_argument("inputs", type=source_and_file, nargs="+", metavar="SOURCE=FILE", help=help)
-    help = "review.jsonl of run, OUT.review.jsonl of verify"
-    stages["review"].add_argument("file", type=Path, metavar="FILE", help=help)
-    stages["unify"].add_argument("files", type=Path, nargs="+", metavar="FILE", help="records, JSON Lines")
-    for name in ("complete", "judge", "verify"):
-        stages[name].add_argument("file", type=Path, metavar="FILE", help="records, JSON Lines")
-    for name in ("convert", "complete", "judge", "verify"):
-        add = stages[name].add_argument
-        add("--output", type=Path, required=True, metavar="OUT", help="JSON Lines file to write")
-    for name in ("unify", "run"):
-        add = stages[name].add_argument
-        add("--output", type=Path, required=True, metavar="DIR", help="folder to write")
-    for name in ("complete", "run"):
-        add_model(stages[name], "the model that completes", "", WRITER, NO_TEXTS)
-    add_model(stages["judge"], "the second model", "", SECOND, "there must be one")
-    add_model(stages["verify"], "the second model", "", SECOND, NO_MODEL)
-    add_model(stages["run"], "the second model, which judges and verifies", "judge-", SECOND, NO_MODEL)
-    takers = {
-        "complete": [add_asking],
-        "judge": [add_asking, add_judging],
-        "verify": [add_asking, add_running],
-    }
-    takers |= {"unify": [add_splitting], "run": [add_asking, add_judging, add_running, add_splitting]}
-    for name, adders in takers.items():
-        for adder in adders:
-            adder(stages[name])
-    absent = argparse.Namespace(journal=None, tools=None, responses=None)  # else --help shows None
-    args = parser.parse_args(argv, absent)
-    if args.stage == "judge" and not args.model:
-        parser.error("judge: got no --model; wanted the name of one")
-    if args.responses and not args.tools:
-        parser.error("--responses: got no --tools; wanted the schemas of the recorded functions")
-    return args
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     sys.stdout.reconfigure(errors="backslashreplace")
     args.command(args)
 
-
-COMMANDS = {"convert": convert_command, "review": review_command, "unify": unify_command, "run": run_command}
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

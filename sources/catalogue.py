@@ -1,15 +1,15 @@
 """The data sets of the paper's section 3.3: how their files are read and what their rows become.
 
     SOURCES["apigen"].read(path)     -> rows, one by one, in the memory of one row
-    SOURCES["apigen"].convert(row)   -> records that data.check_record has passed; raises Refused
+    SOURCES["apigen"].convert(row)   -> the record, which data.check_record has passed; raises Refused
 
-Here are APIGen, ToolACE and glaive; toolbench.py and maths.py hold the others, rows.py what all share. A
-record's `source` says which of its parts the row did not have ("missing", as paths into the record: texts
-that stand there as "" and are to be completed), what was left behind ("dropped", counted) and which
-observations report a fault ("errors").
+Here is the table of forms; a file for each data set holds its rules, rows.py reads rows, schemas.py types,
+and record.py builds records. A record's `source` says which of its parts the row did not have ("missing", as
+paths into the record: texts that stand there as "" and are to be completed), what was left behind ("dropped",
+counted) and which observations report a fault ("errors").
 
-A row with several user turns becomes one record with all of them, not several with the earlier turns as
-history: each role's turn is then trained once, and completing and judging go step by step anyway.
+Decision: a row with several user turns becomes one record with all of them, not several with the earlier
+turns as history. Each role's turn is then trained once, and completing and judging go step by step anyway.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,8 +23,7 @@ from cli import UserError
 from sources import maths, toolbench
 from sources.apigen import apigen
 from sources.glaive import glaive
-from sources.rows import Refused as Refused
-from sources.rows import read_rows
+from sources.rows import Refused, read_rows
 from sources.toolace import toolace
 
 
@@ -41,18 +40,19 @@ class Source:
         """Yield the rows of a file. Raises UserError for one that cannot be read or is of another form."""
         rows = self.reader(path)
         head = list(islice(rows, 20))
-        if head and not any(
-            isinstance(row, dict) and keys <= row.keys() for row in head for keys in self.keys
-        ):
+        if head and not any(map(self.fits, head)):
             got = ", ".join(head[0]) if isinstance(head[0], dict) else type(head[0]).__name__
             wanted = " or ".join(", ".join(sorted(keys)) for keys in self.keys)
-            raise UserError(
-                f"{path}: rows have {got:.60}, those of {self.name} have {wanted}; check --source"
-            )
+            fault = f"rows have {got:.60}, those of {self.name} have {wanted}; check --source"
+            raise UserError(f"{path}: {fault}")
         yield from chain(head, rows)
 
-    def convert(self, row: Any) -> list[dict]:
-        """The row's records, each checked. Raises Refused."""
+    def fits(self, row: Any) -> bool:
+        """Whether a row has the keys of this form."""
+        return isinstance(row, dict) and any(keys <= row.keys() for keys in self.keys)
+
+    def convert(self, row: Any) -> dict:
+        """The row's record, checked. Raises Refused."""
         if not isinstance(row, dict):
             raise Refused("not the source's shape", type(row).__name__)
         record = self.rule(row)
@@ -61,10 +61,8 @@ class Source:
             data.check_record(record, "record")
         except UserError as fault:
             raise Refused("not a valid record", str(fault)) from None
-        return [record]
+        return record
 
-
-# ---- the table ----
 
 FORMS = [
     Source("toolbench-trees", ({"answer_generation"},), toolbench.tree, toolbench.read_trees),
@@ -74,6 +72,5 @@ FORMS = [
     Source("toolace", ({"system", "conversations"},), toolace),
     Source("glaive", ({"system", "chat"},), glaive),
     Source("mathcoder", ({"messages"}, {"record"}), maths.mathcoder),
-    Source("tora", ({"messages"},), maths.tora),
 ]
 SOURCES = {source.name: source for source in FORMS}

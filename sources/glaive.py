@@ -1,4 +1,19 @@
-"""The rows of glaive-function-calling-v2 -> records."""
+r"""glaive-function-calling-v2 (paper, 3.3: part of the 90k rows for BFCL): its rows -> records.
+
+    {"system": "SYSTEM: ... functions. Use them if required -\n" and one JSON object for each function,
+     "chat": text}
+
+The chat's turns begin with USER:, ASSISTANT: or FUNCTION RESPONSE: and stand three newlines apart; the
+assistant's end with <|endoftext|>. A call is
+
+    <functioncall> {"name": "f", "arguments": '{"a": "let's"}'}
+
+with JSON in single quotes, of which the last before the brace closes, or with a bare object.
+
+Decisions. \' in these quotes is no JSON and can only mean an apostrophe, so it is read as one. Words before a
+call, said to the user, are dropped. A turn marker inside a turn is damage (once "AI:" was replaced
+everywhere): refused. So is every other form of a call; rows without functions have nothing to call.
+"""
 
 import re
 from collections import Counter
@@ -6,19 +21,8 @@ from typing import Any
 
 from formats.calls import JSON
 from sources.record import dialogue, record_of, said, tool_of, unlike
-from sources.rows import GAP, ROW, embedded, field
-from sources.rows import Refused as Refused
+from sources.rows import GAP, ROW, Refused, embedded, field
 from sources.schemas import parameters_of
-
-# ---- glaive-function-calling-v2 ----
-# {"system": "SYSTEM: ... functions. Use them if required -\n" and one JSON object for each function, "chat":
-#  text}. The chat's turns begin with USER:, ASSISTANT: or FUNCTION RESPONSE: and stand three newlines apart;
-# the assistant's end with <|endoftext|>. A call is
-#   <functioncall> {"name": "f", "arguments": '{"a": "let's"}'}
-# with JSON in single quotes, of which the last before the brace closes, or with a bare object. \' in there is
-# no JSON and can only mean an apostrophe, so it is read as one. Words before a call, said to the user, are
-# dropped. A turn marker inside a turn is damage (once "AI:" was replaced everywhere): refused. So is every
-# other form of a call; rows without functions have nothing to call.
 
 TURN = re.compile(r"(?:\A\s*|\n\n\n)(USER|ASSISTANT|FUNCTION RESPONSE):")
 END, CALL = "<|endoftext|>", "<functioncall>"
@@ -30,6 +34,7 @@ ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
 def glaive(row: dict) -> dict:
+    """A row -> its record. Raises Refused."""
     dropped = Counter()
     tools = unlike(glaive_tools(field(row, "system", str), dropped), dropped)
     before, *pieces = TURN.split(field(row, "chat", str))
@@ -41,18 +46,24 @@ def glaive(row: dict) -> dict:
             parts.append(("user", text))
         elif role == "FUNCTION RESPONSE":
             parts.append(("result", said(text)))
-        elif not text.rstrip().endswith(END):
-            raise Refused("answer without its end mark", text)
         else:
-            text = text.rstrip().removesuffix(END)
-            prose, call, written = text.partition(CALL)
-            if call:
-                dropped["words before a call"] += bool(prose.strip())
-            elif OTHER_CALL.search(text):
-                raise Refused("call in another form", text)
-            parts.append(("call", [glaive_call(written)]) if call else ("answer", text))
+            parts.append(call_or_answer(text, dropped))
     turns, missing = dialogue(parts, dropped)
     return record_of("bfcl", tools, turns, missing, dropped)
+
+
+def call_or_answer(text: str, dropped: Counter) -> tuple[str, Any]:
+    """An assistant's turn as a part. Raises Refused."""
+    if not text.rstrip().endswith(END):
+        raise Refused("answer without its end mark", text)
+    said_to_user = text.rstrip().removesuffix(END)
+    prose, call, written = said_to_user.partition(CALL)
+    if call:
+        dropped["words before a call"] += bool(prose.strip())
+        return "call", [glaive_call(written)]
+    if OTHER_CALL.search(said_to_user):
+        raise Refused("call in another form", said_to_user)
+    return "answer", said_to_user
 
 
 def glaive_tools(system: str, dropped: Counter) -> list[dict]:
@@ -73,6 +84,7 @@ def glaive_tools(system: str, dropped: Counter) -> list[dict]:
 
 
 def glaive_call(text: str) -> dict:
+    """What stands behind <functioncall>, as a call. Raises Refused."""
     found = WRITTEN.fullmatch(text)
     if not found:
         raise Refused("call in another form", text)
@@ -81,8 +93,12 @@ def glaive_call(text: str) -> dict:
     try:
         value = JSON.decode(arguments)
     except (ValueError, RecursionError):
-        arguments = ESCAPE.sub(lambda escape: "'" if escape[1] == "'" else escape[0], arguments)
-        value = embedded(arguments, dict, "arguments")
+        value = embedded(with_apostrophes(arguments), dict, "arguments")
     if not isinstance(value, dict):
         raise Refused("arguments that are no JSON object", arguments)
     return {"name": JSON.decode(name), "arguments": value}
+
+
+def with_apostrophes(text: str) -> str:
+    r"""JSON in which \' stands for an apostrophe, as JSON."""
+    return ESCAPE.sub(lambda escape: "'" if escape[1] == "'" else escape[0], text)

@@ -1,13 +1,14 @@
-"""Code-interleaved solutions -> records: MathCoder's and MathGenie's training form, their runs, ToRA.
+"""MathGenie (paper, 3.3: the 80k trajectories for GSM8K and MATH): code-interleaved solutions -> records.
 
-All are texts, code blocks and executions in turn:
+The forms are that in which MathCoder and MathGenie train, and that of their runs; `mathcoder` says what they
+look like. All are texts, code blocks and executions in turn:
 
     text before code -> reasoner      code -> executor      execution -> observation
     text after the last execution -> summarizer, behind a reasoner turn without words
 
-A text that is not there is a reasoner turn with empty content, listed as missing. Blocks stay apart, as the
-agent keeps one interpreter per problem. Refused: runs without a final text, code that is none, solutions that
-their authors judged wrong.
+Decisions. A text that is not there is a reasoner turn with empty content, listed as missing. Blocks stay
+apart, as the agent keeps one interpreter per problem. Refused: runs without a final text, code that is none,
+solutions that their authors judged wrong.
 
 MathCoder's code ran in a notebook, where the value of the last expression is shown. Executors are asked for
 code that prints the result, so that expression becomes the argument of a print. Of a traceback (IPython's, in
@@ -17,6 +18,7 @@ terminal colours) its last line stays, which is what the sandbox shows.
 import ast
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from sources.record import reason, record_of, said, summarize
@@ -37,7 +39,8 @@ def solution(query: str, blocks: list[tuple[str, str]], dropped: Counter) -> dic
         if (kind == "execution") != (last == "code"):
             raise Refused("code and executions do not alternate", f"{kind} after {last}")
         if kind == "text":
-            texts += [said(content)] if content.strip() else []
+            if content.strip():
+                texts.append(said(content))
         elif kind == "code":
             reason(turns, missing, "\n\n".join(texts), "executor")
             turns.append({"role": "executor", "content": content})
@@ -54,16 +57,21 @@ def solution(query: str, blocks: list[tuple[str, str]], dropped: Counter) -> dic
     return record_of("math", [], turns, missing, dropped)
 
 
-# ---- MathCoder, MathGenie ----
-# Training form: {"messages": [{"role": "system" | "user" | "assistant", "content": [block, ...]}]}, block
-# {"type": "text" | "code" | "execution", "content"}. Run: {"messages": system and user, "debug_result":
-# [{"role": "system" | "user" | "text" | "code" | "execution", "content"}], "completion": bare answer}, maybe
-# inside {"authors_verdict": "correct" | "wrong" | null, "record": run}. Behind its last text a run has one
-# more with the bare answer, the completion.
+# ---- rows -> blocks ----
 
 
 def mathcoder(row: dict) -> dict:
-    """A row of the training form, or a run with or without its verdict -> a record."""
+    """A row of the training form, or a run with or without its verdict -> a record. Raises Refused.
+
+        {"messages": [{"role": "system" | "user" | "assistant", "content": [block, ...]}]}
+        block: {"type": "text" | "code" | "execution", "content"}
+
+        {"messages": system and user, "completion": bare answer,
+         "debug_result": [{"role": "system" | "user" | "text" | "code" | "execution", "content"}]}
+
+    A run may stand inside {"authors_verdict": "correct" | "wrong" | null, "record": run}. Behind its last
+    text it has one more with the bare answer, the completion.
+    """
     if isinstance(row.get("record"), dict):
         if row.get("authors_verdict") == "wrong":
             raise Refused("wrong by the authors' verdict")
@@ -80,15 +88,13 @@ def mathcoder(row: dict) -> dict:
     (_, query), *blocks = parts
     if not blocks:
         raise Refused("no solution")
-    if (
-        len(blocks) > 1
-        and blocks[-2][0] == blocks[-1][0] == "text"
-        and blocks[-1][1] == row.get("completion")
-    ):
+    ends_in_two_texts = [kind for kind, _ in blocks[-2:]] == ["text", "text"]
+    if ends_in_two_texts and blocks[-1][1] == row.get("completion"):
         blocks.pop()
         dropped["bare answer behind the final text"] += 1
-    out = solution(query, [*scripts(blocks)], dropped)
-    out["source"] |= {"id": row["id"]} if isinstance(row.get("id"), str | int) else {}
+    out = solution(query, list(scripts(blocks)), dropped)
+    if isinstance(row.get("id"), str | int):
+        out["source"]["id"] = row["id"]
     return out
 
 
@@ -99,10 +105,12 @@ def message_blocks(message: Any) -> list[tuple[str, str]]:
     if role != "assistant" and kinds != ["text"]:
         raise Refused("prompt that is not one text", role)
     texts = [field(block, "content", str) for block in content]
-    return [(kind if role == "assistant" else role, text) for kind, text in zip(kinds, texts, strict=True)]
+    if role != "assistant":
+        return [(role, text) for text in texts]
+    return list(zip(kinds, texts, strict=True))
 
 
-def scripts(blocks: list[tuple[str, str]]):
+def scripts(blocks: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """The blocks with code that prints and executions that show what a sandbox shows."""
     for i, (kind, content) in enumerate(blocks):
         if kind == "code":
@@ -135,25 +143,29 @@ def printing(code: str, shown: str) -> str:
     last = tree.body[-1]
     if not isinstance(last, ast.Expr) or shown.strip() in ("", EMPTY):
         return code
-    if isinstance(last.value, ast.Call) and (is_print(last.value) or any(map(is_print, ast.walk(tree)))):
+    if isinstance(last.value, ast.Call) and any(map(is_print, ast.walk(tree))):
         return code
     lines = code.split("\n")
     start = offset(lines, last.lineno, last.col_offset)
     end = offset(lines, last.end_lineno, last.end_col_offset)
-    expression = code[start:end]
-    call = ast.parse(f"print({expression})", mode="eval").body
-    one = len(call.args) == 1 and not call.keywords and ast.dump(call.args[0]) == ast.dump(last.value)
-    argument = expression if one else f"({expression})"  # a, b is one value; so is x for x in y
-    argument = f"repr({argument})" if UNLIKE_STR.match(shown) else argument
+    argument = code[start:end]
+    if not is_one_argument(argument, last.value):
+        argument = f"({argument})"
+    if UNLIKE_STR.match(shown):
+        argument = f"repr({argument})"
     return f"{code[:start]}print({argument}){code[end:]}"
 
 
 def is_print(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in ("print", "display")
-    )
+    """A call of print, or of what notebooks print with."""
+    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    return named and node.func.id in ("print", "display")
+
+
+def is_one_argument(expression: str, value: ast.expr) -> bool:
+    """Whether the text stands for its value between brackets of a call, too: `a, b` would be two values."""
+    call = ast.parse(f"print({expression})", mode="eval").body
+    return len(call.args) == 1 and not call.keywords and ast.dump(call.args[0]) == ast.dump(value)
 
 
 def offset(lines: list[str], line: int, column: int) -> int:
@@ -179,29 +191,3 @@ def plain_traceback(text: str) -> str:
     starts = [i for i, line in enumerate(lines) if re.match(rf"\s*(?:\w+\.)*{name}(?::|$)", line)]
     fault = " ".join(" ".join(lines[starts[-1] if starts else -1 :]).split())
     return f"{printed}\n{fault}".lstrip("\n")
-
-
-# ---- ToRA ----
-# {"id", "messages": [{"role": "user", "content": problem}, {"role": "assistant", "content": text}]}: the text
-# has ```python and ```output fences in turn. Its code prints by itself.
-
-FENCE = re.compile(r"```(python|output)\n(.*?)\n?```(?:\n|\Z)", re.DOTALL)
-
-
-def tora(row: dict) -> dict:
-    """A row of ToRA's corpus -> a record."""
-    spoken = [(field(m, "role", str), field(m, "content", str)) for m in field(row, "messages", list)]
-    if [role for role, _ in spoken] != ["user", "assistant"]:
-        raise Refused("not one query and one solution", ", ".join(role for role, _ in spoken))
-    parts = FENCE.split(spoken[1][1])
-    blocks = [("text", parts[0])]
-    for kind, content, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        if kind == "python" and not content.strip():
-            raise Refused("code of comments alone")
-        blocks += [("code" if kind == "python" else "execution", content), ("text", text)]
-    blocks = [(kind, content) for kind, content in blocks if kind != "text" or content.strip()]
-    if any("```" in content for kind, content in blocks if kind == "text"):
-        raise Refused("fence without an end")
-    out = solution(spoken[0][1], blocks, Counter())
-    out["source"] |= {"id": row["id"]} if isinstance(row.get("id"), str | int) else {}
-    return out

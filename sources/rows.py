@@ -1,7 +1,10 @@
-"""What the rules for all data sets share: rows as a stream, refusals, JSON inside text, schemas, records.
+"""Rows of any data set: read one by one from a file of any size, and refused with a reason to count by.
 
-sources.py (APIGen, ToolACE, glaive), toolbench.py and maths.py hold the rules. A rule takes what it can read
-without a guess and refuses the rest of the rows, each with a short reason that can be counted.
+    for row in read_rows(Path("data.json")): ...
+
+apigen.py, toolace.py, glaive.py, toolbench.py and maths.py hold the rules by which rows become records. A
+rule takes what it can read without a guess and refuses the rest of the rows. What stands inside texts, JSON
+or Python literals, is read here too.
 """
 
 import ast
@@ -27,23 +30,26 @@ class Refused(Exception):
 
 def field(row: Any, key: str, kind: type) -> Any:
     """row[key], refusing the row where it is absent or of another type."""
-    if not isinstance(row, dict) or not isinstance(row.get(key), kind):
-        got = type(row[key]).__name__ if isinstance(row, dict) and key in row else "nothing"
-        raise Refused("not the source's shape", f"{key}: got {got}, wanted {kind.__name__}")
-    return row[key]
+    got = "nothing"
+    if isinstance(row, dict) and key in row:
+        if isinstance(row[key], kind):
+            return row[key]
+        got = type(row[key]).__name__
+    raise Refused("not the source's shape", f"{key}: got {got}, wanted {kind.__name__}")
 
 
 # ---- rows of a file ----
 
 BLOCK = 1 << 20  # bytes read at a time
 LONGEST = 1 << 26  # characters of a row; what goes on for longer is a torn file
-SPACE = re.compile(r"[ \t\r\n]*")
-# Faster than calls.JSON, for what holds no calls: of a key that stands twice the last counts, as elsewhere;
-# NaN and half characters are left for check_record to refuse.
+SPACE = re.compile(r"[ \t\r\n]*")  # JSON's
+GAP = re.compile(r"\s*")  # any white space, inside texts
+# For what holds no calls, faster than formats.calls.JSON: of a key that stands twice the last counts, as
+# elsewhere; NaN and half characters are left for check_record to refuse.
 ROW = json.JSONDecoder(strict=False)
 
 
-class _Stream:
+class Stream:
     """The JSON values of a file one after another, in the memory of a block or of the longest value."""
 
     def __init__(self, file):
@@ -96,27 +102,48 @@ def read_rows(path: Path) -> Iterator[Any]:
     index = 0
     try:
         with open(path, "rb") as file:
-            stream = _Stream(file)
-            array = stream.peek() == "["
-            if stream.peek() not in ("[", "{"):
-                raise ValueError("got no [ or {" if stream.peek() else "the file is empty")
-            stream.at += array
-            while (mark := stream.peek()) != ("]" if array else ""):
-                if array and index:
-                    if mark != ",":
-                        raise ValueError(f"got {mark!r}, wanted , or ]" if mark else "the array has no end")
-                    stream.at += 1
-                    stream.peek()
-                yield stream.value()
+            stream = Stream(file)
+            first = stream.peek()
+            if not first:
+                raise ValueError("the file is empty")
+            if first not in ("[", "{"):
+                raise ValueError("got no [ or {")
+            for value in array_values(stream) if first == "[" else line_values(stream):
+                yield value
                 index += 1
-            stream.at += array
-            if stream.peek():
-                raise ValueError(f"{stream.peek()!r} behind the array")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name the data set's file") from None
     except (ValueError, RecursionError) as fault:
         wanted = "wanted a JSON array or JSON Lines in UTF-8, whole and unpacked"
         raise UserError(f"{path}: row {index} cannot be read ({fault}); {wanted}") from None
+
+
+def array_values(stream: Stream) -> Iterator[Any]:
+    """The values of a JSON array. Raises ValueError."""
+    stream.at += 1
+    if stream.peek() == "]":
+        mark = "]"
+    else:
+        yield stream.value()
+        mark = stream.peek()
+    while mark == ",":
+        stream.at += 1
+        stream.peek()
+        yield stream.value()
+        mark = stream.peek()
+    if not mark:
+        raise ValueError("the array has no end")
+    if mark != "]":
+        raise ValueError(f"got {mark!r}, wanted , or ]")
+    stream.at += 1
+    if stream.peek():
+        raise ValueError(f"{stream.peek()!r} behind the array")
+
+
+def line_values(stream: Stream) -> Iterator[Any]:
+    """The values of JSON Lines, or of objects over several lines. Raises ValueError."""
+    while stream.peek():
+        yield stream.value()
 
 
 # ---- JSON and Python literals inside a text ----
@@ -143,10 +170,10 @@ def literal(text: str) -> Any:
 
     Tuples are lists; sets, bytes, names, calls, arithmetic and keys that stand twice are refused.
     """
-    return _parsed(text, _plain)
+    return read_expression(text, literal_value)
 
 
-def _parsed(text: str, read: Callable[[ast.AST], Any]) -> Any:
+def read_expression(text: str, read: Callable[[ast.AST], Any]) -> Any:
     """What `read` makes of the expression that the text is; any fault is a ValueError."""
     if DEEP.search(text):
         raise ValueError("nested too deeply")
@@ -158,23 +185,21 @@ def _parsed(text: str, read: Callable[[ast.AST], Any]) -> Any:
         raise ValueError(f"no Python expression ({fault})") from None
 
 
-def _plain(node: ast.AST) -> Any:
+def literal_value(node: ast.AST) -> Any:
+    """`literal`, of a parsed expression. Raises ValueError."""
     if isinstance(node, ast.Constant) and type(node.value) in (str, int, float, bool, type(None)):
         return node.value
     if isinstance(node, ast.List | ast.Tuple):
-        return [_plain(inner) for inner in node.elts]
+        return [literal_value(inner) for inner in node.elts]
     if isinstance(node, ast.Dict):
-        keys = [_plain(key) if key else None for key in node.keys]
+        keys = [literal_value(key) if key else None for key in node.keys]
         if not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
             raise ValueError("keys that are not text, or stand twice")
-        return dict(zip(keys, map(_plain, node.values), strict=True))
+        return dict(zip(keys, map(literal_value, node.values), strict=True))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _plain(node.operand)
+        value = literal_value(node.operand)
         if type(value) in (int, float):
             return -value
     if isinstance(node, ast.Name) and node.id in NAMES:
         return NAMES[node.id]
     raise ValueError(f"no plain value ({type(node).__name__})")
-
-
-GAP = re.compile(r"\s*")

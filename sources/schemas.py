@@ -1,26 +1,28 @@
-"""Types in a data set's own words -> JSON Schema."""
+"""Types in a data set's own words -> JSON Schema, in which records have them.
+
+Paper silent on it. A type that JSON Schema cannot say (Callable, np.ndarray, a date) is left out and its
+words go to the description: without a type no right call is refused, and the model still reads what is
+wanted.
+"""
 
 import ast
 import re
 from collections import Counter
-from copy import deepcopy
 from functools import lru_cache
-from itertools import accumulate, pairwise
 from typing import Any
 
 from formats.calls import check_value
-from sources.rows import Refused, _parsed, _plain, literal
+from sources.rows import Refused, literal, literal_value, read_expression
 
-# ---- schemas ----
-# Whatever words a source has for types, the record gets JSON Schema's. A type that JSON Schema cannot say
-# (Callable, np.ndarray, a date) is left out and its words go to the description: without a type no right call
-# is refused, and the model still reads what is wanted.
-
-TYPES = {"str": "string", "char": "string", "int": "integer", "long": "integer", "float": "number"}
-TYPES |= {"double": "number", "bool": "boolean", "list": "array", "tuple": "array", "sequence": "array"}
-TYPES |= {"arraylist": "array", "iterable": "array", "dict": "object", "mapping": "object", "none": "null"}
-TYPES |= {"hashmap": "object"}
-TYPES |= {name: name for name in ("string", "integer", "number", "boolean", "array", "object", "null")}
+TYPES = {  # names in small letters
+    **dict.fromkeys(("string", "str", "char"), "string"),
+    **dict.fromkeys(("integer", "int", "long"), "integer"),
+    **dict.fromkeys(("number", "float", "double"), "number"),
+    **dict.fromkeys(("boolean", "bool"), "boolean"),
+    **dict.fromkeys(("array", "list", "tuple", "sequence", "arraylist", "iterable"), "array"),
+    **dict.fromkeys(("object", "dict", "mapping", "hashmap"), "object"),
+    **dict.fromkeys(("null", "none"), "null"),
+}
 DEFAULT = re.compile(r"defaults?\b\s*(?:is|to|=|:)?\s*(.+)", re.DOTALL | re.IGNORECASE)
 KEPT = {"format", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "pattern"}
 
@@ -47,37 +49,56 @@ def schema_of(spec: Any, dropped: Counter) -> dict:
     """One parameter in JSON Schema's words; what does not fit its type (default, enum) is dropped."""
     if not isinstance(spec, dict):
         raise Refused("tool parameter that is no object", repr(spec))
-    words = spec.get("type") or "any"
-    words = " | ".join(map(str, words)) if isinstance(words, list) else str(words)
+    words = words_of(spec.get("type") or "any")
     known, _, default = read_type(words)
-    out = deepcopy(known) if known and len(known) > 1 else dict(known or {})
+    out = dict(known or {})
     text = spec["description"] if isinstance(spec.get("description"), str) else ""
-    text = text if known is not None else f"{text} (type: {words})".lstrip()
-    out |= {"description": text} if text else {}
+    if known is None:
+        text = f"{text} (type: {words})".lstrip()
+    if text:
+        out["description"] = text
     if isinstance(spec.get("properties"), dict):
-        inner = parameters_of(spec, dropped)
-        out |= {"type": "object", "properties": inner["properties"], "required": inner["required"]}
+        out |= parameters_of(spec, dropped)
     elif isinstance(spec.get("additionalProperties"), bool):
         out["additionalProperties"] = spec["additionalProperties"]
     if isinstance(spec.get("items"), dict):
         out["items"] = schema_of(spec["items"], dropped)
-    if not KEPT.isdisjoint(spec):
-        out |= {k: value for k, value in spec.items() if k in KEPT and isinstance(value, str | int | float)}
-    enum = spec.get("enum")
-    if isinstance(enum, list) and enum and all(fits(value, out) for value in enum):
-        out["enum"] = enum
-    elif enum:
-        dropped["enums that do not fit their type"] += 1
-    if "default" in spec or default is not None:
-        default = spec["default"] if "default" in spec else default
-        if fits(default, out) and default is not None:
-            out["default"] = default
-        else:
-            dropped["defaults that do not fit their type"] += 1
+    for key, value in spec.items():
+        if key in KEPT and isinstance(value, str | int | float):
+            out[key] = value
+    add_enum(out, spec.get("enum"), dropped)
+    if "default" in spec:
+        add_default(out, spec["default"], dropped)
+    elif default is not None:
+        add_default(out, default, dropped)
     return out
 
 
+def words_of(given: Any) -> str:
+    """A type as text: a list of types is a union."""
+    return " | ".join(map(str, given)) if isinstance(given, list) else str(given)
+
+
+def add_enum(schema: dict, enum: Any, dropped: Counter) -> None:
+    """Add the values that a parameter may have, where all of them fit its type."""
+    if not enum:
+        return
+    if isinstance(enum, list) and all(fits(value, schema) for value in enum):
+        schema["enum"] = enum
+    else:
+        dropped["enums that do not fit their type"] += 1
+
+
+def add_default(schema: dict, default: Any, dropped: Counter) -> None:
+    """Add a default that fits the type."""
+    if default is not None and fits(default, schema):
+        schema["default"] = default
+    else:
+        dropped["defaults that do not fit their type"] += 1
+
+
 def fits(value: Any, schema: dict) -> bool:
+    """Whether a value is one of a schema's."""
     try:
         check_value(value, schema)
     except ValueError:
@@ -91,7 +112,7 @@ def read_type(words: str) -> tuple[dict | None, bool, Any]:
 
     The schema, not to be changed, is None where JSON Schema has no such type.
     """
-    first, *rest = _outer_parts(words)
+    first, *rest = outer_parts(words)
     optional = "optional" in words.lower()
     default = None
     for part in rest:
@@ -101,68 +122,100 @@ def read_type(words: str) -> tuple[dict | None, bool, Any]:
             except ValueError:
                 default = found[1] if re.fullmatch(r"\w+", found[1]) else None
     try:
-        return _parsed(first, _type), optional, default
+        return read_expression(first, annotation), optional, default
     except ValueError:
         return None, optional, default
 
 
-def _outer_parts(words: str) -> list[str]:
+def outer_parts(words: str) -> list[str]:
     """The text split at the commas that are in no brackets."""
-    depth = list(accumulate((c in "[({") - (c in "])}") for c in words))
-    ends = [i for i, c in enumerate(words) if c == "," and not depth[i]]
-    return [words[a + 1 : b].strip() for a, b in pairwise([-1, *ends, len(words)])]
+    parts, depth = [""], 0
+    for letter in words:
+        depth += (letter in "[({") - (letter in "])}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
 
 
-def _type(node: ast.AST) -> dict:
+def annotation(node: ast.AST) -> dict:
     """A Python annotation as a schema. Raises ValueError for one that has none."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _union([_type(node.left), _type(node.right)])
+        return union([annotation(node.left), annotation(node.right)])
     if isinstance(node, ast.Constant) and node.value is None:
         return {"type": "null"}
     if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "typing":
-        node = ast.Name(node.attr)
+        return named(node.attr)
     if isinstance(node, ast.Name):
-        name = node.id.lower()
-        if name == "set":
-            return {"type": "array", "uniqueItems": True}
-        if name != "any" and name not in TYPES:
-            raise ValueError(f"no JSON type: {name}")
-        return {"type": TYPES[name]} if name != "any" else {}
-    if not isinstance(node, ast.Subscript):
-        raise ValueError("no type")
-    name = ast.unparse(node.value).removeprefix("typing.").lower()
-    parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if name in ("union", "optional"):
-        return _union([_type(part) for part in parts] + [{"type": "null"}] * (name == "optional"))
+        return named(node.id)
+    if isinstance(node, ast.Subscript):
+        name = ast.unparse(node.value).removeprefix("typing.").lower()
+        return generic(name, node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice])
+    raise ValueError("no type")
+
+
+def named(name: str) -> dict:
+    """A type by its name. Raises ValueError."""
+    name = name.lower()
+    if name == "any":
+        return {}
+    if name == "set":
+        return {"type": "array", "uniqueItems": True}
+    if name not in TYPES:
+        raise ValueError(f"no JSON type: {name}")
+    return {"type": TYPES[name]}
+
+
+def generic(name: str, parts: list[ast.AST]) -> dict:
+    """name[part, part]. Raises ValueError."""
+    if name == "union":
+        return union([annotation(part) for part in parts])
+    if name == "optional":
+        return union([annotation(part) for part in parts] + [{"type": "null"}])
     if name == "literal":
-        return {"enum": [_plain(part) for part in parts]}
-    out = _type(ast.Name(name))
+        return {"enum": [literal_value(part) for part in parts]}
+    out = named(name)
+    if not parts:  # Tuple[()]
+        raise ValueError("nothing in the brackets")
     if out.get("type") == "object":
-        return out | ({"additionalProperties": _type(parts[1])} if len(parts) == 2 else {})
+        if len(parts) == 2:
+            out["additionalProperties"] = annotation(parts[1])
+        return out
     if out.get("type") != "array":
         raise ValueError("no such generic type")
-    fixed = name == "tuple" and not (isinstance(parts[-1], ast.Constant) and parts[-1].value is ...)
-    items = _union([_type(part) for part in parts if getattr(part, "value", 0) is not ...])
-    out |= {"items": items} if items else {}
-    return out | ({"minItems": len(parts), "maxItems": len(parts)} if fixed else {})
+    inner = [part for part in parts if not is_dots(part)]
+    if items := union([annotation(part) for part in inner]):
+        out["items"] = items
+    if name == "tuple" and not is_dots(parts[-1]):
+        out |= {"minItems": len(parts), "maxItems": len(parts)}
+    return out
 
 
-def _union(parts: list[dict]) -> dict:
+def is_dots(node: ast.AST) -> bool:
+    """The ... of Tuple[int, ...]"""
+    return isinstance(node, ast.Constant) and node.value is ...
+
+
+def union(parts: list[dict]) -> dict:
     """One schema for any of several: their types side by side, as calls.check_value reads no anyOf."""
-    unique = [part for i, part in enumerate(parts) if part not in parts[:i]]
-    if len(unique) == 1 or {} in unique:
-        return unique[0] if len(unique) == 1 else {}
-    if any("enum" in part for part in unique):
+    different = [part for i, part in enumerate(parts) if part not in parts[:i]]
+    if len(different) == 1:
+        return different[0]
+    if {} in different:
+        return {}
+    if any("enum" in part for part in different):
         raise ValueError("a union of values")
-    types = [
-        name
-        for part in unique
-        for name in ([part["type"]] if isinstance(part["type"], str) else part["type"])
-    ]
-    types = [t for i, t in enumerate(types) if t not in types[:i]]
-    types = [t for t in types if t != "integer" or "number" not in types]
-    out = {"type": types[0] if len(types) == 1 else types}
+    types: list[str] = []
+    for part in different:
+        for name in [part["type"]] if isinstance(part["type"], str) else part["type"]:
+            if name not in types:
+                types.append(name)
+    if "number" in types and "integer" in types:
+        types.remove("integer")
+    out: dict = {"type": types[0] if len(types) == 1 else types}
     for kind in ("array", "object"):  # what is inside can be said if only one of them has it
-        inside = [part for part in unique if kind in part["type"]]
-        out |= {k: v for k, v in inside[0].items() if k != "type"} if len(inside) == 1 else {}
+        inside = [part for part in different if kind in part["type"]]
+        if len(inside) == 1:
+            out |= {key: value for key, value in inside[0].items() if key != "type"}
     return out

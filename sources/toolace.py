@@ -1,22 +1,25 @@
-"""ToolACE's rows -> records."""
+"""ToolACE (paper, 3.3: part of the 90k rows for BFCL): its rows -> records.
+
+    {"system": text with a list of functions,
+     "conversations": [{"from": "user" | "assistant" | "tool", "value"}]}
+
+The list of functions is JSON, sometimes Python's repr, between fixed words. An assistant turn is prose or a
+list of calls, [Name(a="x", b=1)], whose names are free text ("M4.5+ Earthquakes, Past 7 Days"). A tool turn
+is a JSON list of {"name", "results"}, one for each call.
+
+Decisions. Of a function's two `required` the one inside `parameters` counts. A name is the longest listed one
+that stands there. Some prompts are a whole dialogue in a fixed frame; its turns are put back into the
+history. That "date" and "file" were replaced by "string" in names cannot be undone and does no harm: schemas
+and calls had it alike.
+"""
 
 import re
 from collections import Counter
 from typing import Any
 
 from sources.record import dialogue, record_of, tool_of, unlike
-from sources.rows import GAP, ROW, embedded, field, literal
-from sources.rows import Refused as Refused
+from sources.rows import GAP, ROW, Refused, embedded, field, literal
 from sources.schemas import parameters_of
-
-# ---- ToolACE ----
-# {"system": text with a list of functions, "conversations": [{"from": "user" | "assistant" | "tool",
-#  "value"}]}. The list is JSON, sometimes Python's repr, between fixed words. Of a function's two `required`
-# the one inside `parameters` counts. An assistant turn is prose or a list of calls, [Name(a="x", b=1)], whose
-# names are free text ("M4.5+ Earthquakes, Past 7 Days"): the longest listed name that stands there. A tool
-# turn is a JSON list of {"name", "results"}, one for each call. Some prompts are a whole dialogue in a fixed
-# frame; its turns are put back into the history. That "date" and "file" were replaced by "string" in names
-# cannot be undone and does no harm: schemas and calls had it alike.
 
 BEFORE_TOOLS, AFTER_TOOLS = "that you can invoke:\n", ". \nShould you decide"
 FRAME = re.compile(
@@ -25,10 +28,10 @@ FRAME = re.compile(
     re.DOTALL,
 )
 SPEAKER = re.compile(r"(?:\A|\n) ?(Inquirer|Response assistant):")
-FUNCTIONS = {"user": "user", "assistant": "answer", "tool": "result"}
 
 
 def toolace(row: dict) -> dict:
+    """A row -> its record. Raises Refused."""
     dropped = Counter()
     _, found, rest = field(row, "system", str).partition(BEFORE_TOOLS)
     text, end, _ = rest.rpartition(AFTER_TOOLS)
@@ -65,6 +68,7 @@ def ace_list(text: str) -> list:
 
 
 def ace_tool(tool: Any, dropped: Counter) -> dict:
+    """A listed function -> its schema."""
     parameters = parameters_of(field(tool, "parameters", dict), dropped, tool.get("required"))
     return tool_of(field(tool, "name", str), tool.get("description"), parameters)
 
@@ -95,27 +99,28 @@ def results(text: str, parts: list[tuple[str, Any]]) -> str:
 
 def call_or_prose(text: str, names: list[str]) -> tuple[str, Any]:
     """An assistant's turn as a part. names: of the tools, the longest first. Raises Refused."""
-    if text.startswith("[") and (text.endswith(")]") or text == "[]" or starts_call(text, 1, names)):
+    looks_like_calls = text.endswith(")]") or text == "[]" or starts_call(text, 1, names)
+    if text.startswith("[") and looks_like_calls:
         return "call", read_calls(text, names)
-    bare = text.endswith(")") and starts_call(text, 0, names)
-    if bare or ("[" in text and any(f"[{name}(" in text for name in names)):
+    if text.endswith(")") and starts_call(text, 0, names):
+        raise Refused("call inside prose", text)
+    if "[" in text and any(f"[{name}(" in text for name in names):
         raise Refused("call inside prose", text)
     return "answer", text
 
 
 def starts_call(text: str, at: int, names: list[str]) -> str | None:
     """The longest name that stands at the position with a bracket behind it."""
-    return next(
-        (n for n in names if text.startswith(n, at) and text[at + len(n) :].lstrip(" ")[:1] == "("), None
-    )
+    for name in names:
+        if text.startswith(name, at) and text[at + len(name) :].lstrip(" ").startswith("("):
+            return name
+    return None
 
 
 ARGUMENT = re.compile(r"""\s*([^\s=,()'"][^=,()'"]*?)\s*=\s*""")
 SCALAR = re.compile(r"""(?:"([^"\\]*)"|(-?(?:0|[1-9]\d*)(?:\.\d+)?)|(True|False|None))(?=\s*[,)])""")
-SCALARS = {"True": True, "False": False, "None": None}
+WORDS = {"True": True, "False": False, "None": None}
 PIECE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[(\[{]|[)\]}]|,|[^'"()\[\]{},]+""", re.DOTALL)
-
-
 UNLISTED = re.compile(r"[^\[\](){}\n]+?(?= *\()")
 
 
@@ -126,10 +131,10 @@ def read_calls(text: str, names: list[str]) -> list[dict]:
         at = GAP.match(text, at).end()
         name = starts_call(text, at, names)
         if name is None:
-            unlisted = UNLISTED.match(text, at)
-            if not unlisted:
+            found = UNLISTED.match(text, at)
+            if not found:
                 raise Refused("call that cannot be read", text[at:])
-            name = unlisted[0]
+            name = found[0]
         at = text.index("(", at + len(name)) + 1
         arguments, at = read_arguments(text, at)
         calls.append({"name": name, "arguments": arguments})
@@ -149,25 +154,30 @@ def read_arguments(text: str, at: int) -> tuple[dict, int]:
         key = ARGUMENT.match(text, at)
         if not key or key[1] in arguments:
             raise Refused("call that cannot be read", text[at:])
-        found = SCALAR.match(text, key.end())
-        if found:
-            string, number, word = found.groups()
-            at = found.end()
-            value = string if number is None else float(number) if "." in number else int(number)
-            value = SCALARS[word] if word else value
-        else:
-            at = value_end(text, key.end())
-            try:
-                value = literal(text[key.end() : at])
-            except ValueError as fault:
-                raise Refused("call that cannot be read", str(fault)) from None
-        arguments[key[1]] = value
+        arguments[key[1]], at = read_value(text, key.end())
         at = GAP.match(text, at).end()
         if text[at : at + 1] == ",":
             at = GAP.match(text, at + 1).end()
         elif text[at : at + 1] != ")":
             raise Refused("call that cannot be read", text[at:])
     return arguments, at + 1
+
+
+def read_value(text: str, at: int) -> tuple[Any, int]:
+    """A Python literal and the position behind it. The usual ones are read without Python's parser."""
+    found = SCALAR.match(text, at)
+    if not found:
+        end = value_end(text, at)
+        try:
+            return literal(text[at:end]), end
+        except ValueError as fault:
+            raise Refused("call that cannot be read", str(fault)) from None
+    string, number, word = found.groups()
+    if string is not None:
+        return string, found.end()
+    if word:
+        return WORDS[word], found.end()
+    return (float(number) if "." in number else int(number)), found.end()
 
 
 def value_end(text: str, at: int) -> int:

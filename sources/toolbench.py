@@ -1,4 +1,7 @@
-"""ToolBench's three forms -> records: answer trees, the conversations made of them, the later messages.
+"""ToolBench (paper, 3.3: the 120k trajectories for StableToolBench): its three forms -> records, by rules.
+
+The forms are answer trees, the conversations made of them, and the later messages; `tree`, `conversation` and
+`messages` say what they look like. The paper does not say which of them it took.
 
 Each form is first turned into one list of messages, as ToolBench's own log has them:
 
@@ -6,24 +9,24 @@ Each form is first turned into one list of messages, as ToolBench's own log has 
     {"role": "assistant", "content": thought or None, "function_call": {"name", "arguments": text} or None}
     {"role": "function", "name", "content": result}
 
-One voice speaks there; in the record its parts go to the roles:
+One voice speaks there, with the roles implicit, as the paper has it; in the record its parts go to the roles:
 
     assistant content -> reasoner; messages without a call are joined to the next one that has a call
     function_call     -> executor; Finish is no tool but the end: its final_answer -> summarizer
     function          -> observation as it is, cut and failed ones too: they teach recovery (source.errors)
 
-Dropped and counted: system prompts; the search's prompts, which speak as the user ("This is not the first
-time you try this task"); thoughts that speak of Finish or of the search, as they would teach a tool that is
-not on the list. Refused: answers that do, runs that gave up, calls outside the list (the search tried them,
-nobody should learn them), arguments that are no object. A call without a thought keeps a reasoner turn with
-empty content, listed as missing: who acts next is known, only the words are not.
+Decisions. Dropped and counted: system prompts; the search's prompts, which speak as the user ("This is not
+the first time you try this task"); thoughts that speak of Finish or of the search, as they would teach a tool
+that is not on the list. Refused: answers that do, runs that gave up, calls outside the list (the search tried
+them, nobody should learn them), arguments that are no object. A call without a thought keeps a reasoner turn
+with empty content, listed as missing: who acts next is known, only the words are not.
 
 Left as they are: names whose front was cut off, names pasted into descriptions, parameters called is_id.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,6 @@ def record(query: str, tools: list[dict], messages: Any, missing: list[str], dro
     """The record of a run that answered. `missing` and `dropped` are filled further. Raises Refused."""
     query = spoken(query)
     turns: list[dict] = [{"role": "user", "content": query}]
-    names = {tool["name"] for tool in tools}
     thoughts: list[str] = []
     waiting = None  # the function whose result must come next
     for message in messages:
@@ -70,29 +72,36 @@ def record(query: str, tools: list[dict], messages: Any, missing: list[str], dro
             turns.append({"role": "observation", "content": text})
             waiting = None
         elif role == "assistant":
-            thoughts += [text.strip()] if text.strip() else []
-            if message.get("function_call") is None:
-                continue
-            call, thought = field(message, "function_call", dict), "\n".join(thoughts)
-            name, arguments = field(call, "name", str), field(call, "arguments", str)
-            thoughts = []
-            if SCAFFOLDING.search(thought):
-                dropped["thought that speaks of the search"] += 1
-                thought = ""
-            reason(turns, missing, said(thought), "summarizer" if name == FINISH else "executor")
-            if name == FINISH:
-                summarize(turns, missing, final_answer(read_arguments(arguments)))
-                continue
-            if name not in names:
-                raise outside(name, tools)
-            call = {"name": name, "arguments": read_arguments(arguments)}
-            turns.append({"role": "executor", "calls": [call]})
-            waiting = name
+            if text.strip():
+                thoughts.append(text.strip())
+            if message.get("function_call") is not None:
+                call = field(message, "function_call", dict)
+                waiting = act(call, "\n".join(thoughts), turns, tools, missing, dropped)
+                thoughts = []
         else:
             raise Refused("unknown role", role)
     if turns[-1]["role"] != "summarizer":
         raise Refused("no final answer", f"ends in {turns[-1]['role']}")
     return record_of("toolbench", tools, turns, missing, dropped)
+
+
+def act(
+    call: dict, thought: str, turns: list[dict], tools: list[dict], missing: list[str], dropped: Counter
+) -> str | None:
+    """Append the turns of a thought and a call; the function whose result must come, None for Finish."""
+    name, arguments = field(call, "name", str), field(call, "arguments", str)
+    if SCAFFOLDING.search(thought):
+        dropped["thought that speaks of the search"] += 1
+        thought = ""
+    if name == FINISH:
+        reason(turns, missing, said(thought), "summarizer")
+        summarize(turns, missing, final_answer(read_arguments(arguments)))
+        return None
+    reason(turns, missing, said(thought), "executor")
+    if all(tool["name"] != name for tool in tools):
+        raise outside(name, tools)
+    turns.append({"role": "executor", "calls": [{"name": name, "arguments": read_arguments(arguments)}]})
+    return name
 
 
 def spoken(text: str) -> str:
@@ -103,6 +112,7 @@ def spoken(text: str) -> str:
 
 
 def bare_query(text: str) -> str:
+    """The query without the word that ends the prompt."""
     return text.strip().removesuffix("Begin!").strip()
 
 
@@ -123,6 +133,7 @@ def read_arguments(text: str) -> dict:
 
 
 def final_answer(arguments: dict) -> str:
+    """What Finish's arguments tell the user. Raises Refused."""
     if arguments.get("return_type") == "give_up_and_restart":
         raise Refused("gave up")
     answer = arguments.get("final_answer")
@@ -153,11 +164,6 @@ def function_tools(functions: list, dropped: Counter) -> list[dict]:
 
 
 # ---- answer trees ----
-# {"win", "answer_generation": {"valid_data", "finish_type", "final_answer": text of Finish's arguments,
-#  "function": schemas, "query"}, "tree": {"tree": node}} or, of a CoT run, "trys": [{"chain": [node, ...]}].
-# Node: {"node_type": "Thought" | "Action" | "Action Input", "description", "observation",
-#  "observation_code", "children"}. The path to Finish is the trajectory; thoughts stand in nodes of their
-# own, which the conversations made of the trees mostly lost. observation_code 3 is a given answer.
 
 
 def read_trees(path: Path) -> Iterator[Any]:
@@ -170,11 +176,21 @@ def read_trees(path: Path) -> Iterator[Any]:
         raise UserError(f"{path}: holds no *.json file; wanted a folder of answer trees")
     for file in files:
         for row in read_rows(file):
-            yield {**row, "file": str(file.relative_to(path))} if isinstance(row, dict) else row
+            if isinstance(row, dict):
+                row = row | {"file": str(file.relative_to(path))}
+            yield row
 
 
 def tree(row: dict) -> dict:
-    """One answer tree -> the record of its path to the answer."""
+    """One answer tree -> the record of its path to the answer. Raises Refused.
+
+        {"win", "answer_generation": {"valid_data", "finish_type", "final_answer": text of Finish's arguments,
+         "function": schemas, "query"}, "tree": {"tree": node}}
+
+    or, of a CoT run, "trys": [{"chain": [node, ...]}]. A node is {"node_type": "Thought" | "Action" | "Action
+    Input", "description", "observation", "observation_code", "children"}. The path to Finish is the
+    trajectory; thoughts stand in nodes of their own, which the conversations made of the trees mostly lost.
+    """
     made = field(row, "answer_generation", dict)
     final = made.get("final_answer")
     if made.get("finish_type") == "give_up" or "give_up_and_restart" in str(final):
@@ -185,20 +201,25 @@ def tree(row: dict) -> dict:
         paths = (field(attempt, "chain", list) for attempt in field(row, "trys", list))
     else:
         paths = finished_paths(field(field(row, "tree", dict), "tree", dict))
-    answers = (
-        path for path in paths if path and is_answer(path[-1]) and path[-1].get("description") == final
-    )
-    path = next(answers, None)
-    if path is None:
-        raise Refused("no path to the final answer")
+    path = path_to(final, paths)
     dropped = Counter()
     tools = function_tools(field(made, "function", list), dropped)
     out = record(field(made, "query", str), tools, node_messages(path), [], dropped)
-    out["source"] |= {"id": row["file"]} if "file" in row else {}
+    if "file" in row:
+        out["source"]["id"] = row["file"]
     return out
 
 
+def path_to(final: str, paths: Iterable[list]) -> list:
+    """The first path that ends in the final answer. Raises Refused."""
+    for path in paths:
+        if path and is_answer(path[-1]) and path[-1].get("description") == final:
+            return path
+    raise Refused("no path to the final answer")
+
+
 def is_answer(node: Any) -> bool:
+    """Whether the search gave an answer there: observation_code 3."""
     return isinstance(node, dict) and node.get("observation_code") == 3
 
 
@@ -233,13 +254,6 @@ def node_messages(path: list[dict]) -> Iterator[dict]:
 
 
 # ---- conversations (toolllama_G123_dfs_train.json) ----
-# {"id": "Step 7: query", "conversations": [{"from", "value"}, ...]}; copies on a hub keep the list as
-# {"from": [...], "value": [...]}. from: system (the prompt and the functions as Python's repr), user,
-# assistant ("\nThought: ...\nAction: name\nAction Input: {...}"), function.
-#
-# The file has one row for each step of a query, each with the whole history. Only the last step makes a
-# record: it holds all turns of the earlier ones, and each role's turn is to be trained once. It is known by
-# its Finish, so rows can be read one at a time, in any order.
 
 APIS = "Specifically, you have access to the following APIs: "
 STEP = re.compile(
@@ -251,7 +265,18 @@ HEADINGS = re.compile(r"^(?:Action|Action Input|Arguments):", re.MULTILINE)
 
 
 def conversation(row: dict) -> dict:
-    """The last step of a query -> its record; earlier steps are refused."""
+    r"""The last step of a query -> its record; earlier steps are refused. Raises Refused.
+
+        {"id": "Step 7: query", "conversations": [{"from", "value"}, ...]}
+
+    Copies on a hub keep the list as {"from": [...], "value": [...]}. from: system (the prompt and the
+    functions as Python's repr), user, assistant ("\nThought: ...\nAction: name\nAction Input: {...}"),
+    function.
+
+    The file has one row for each step of a query, each with the whole history. Only the last step makes a
+    record: it holds all turns of the earlier ones, and each role's turn is to be trained once. It is known by
+    its Finish, so rows can be read one at a time, in any order.
+    """
     said_by = pairs(row.get("conversations"))
     if not said_by or said_by[-1][0] != "assistant":
         raise Refused("not the source's shape", "conversations: no list that ends in an assistant turn")
@@ -268,7 +293,8 @@ def conversation(row: dict) -> dict:
         raise Refused("not the source's shape", "no list of APIs, or no query")
     dropped = Counter()
     out = record(queries[0], function_tools(functions, dropped), turn_messages(said_by), [], dropped)
-    out["source"] |= {"id": row["id"]} if isinstance(row.get("id"), str) else {}
+    if isinstance(row.get("id"), str):
+        out["source"]["id"] = row["id"]
     return out
 
 
@@ -285,13 +311,17 @@ def pairs(turns: Any) -> list[tuple[str, str]]:
 
 
 def turn_messages(turns: list[tuple[str, str]]) -> Iterator[dict]:
+    """The turns as messages; a function's has the name that was called before."""
     called = ""
     for role, text in turns:
-        message = {"role": role, "content": text}
         if role == "assistant":
             message = step_message(text)
             called = message["function_call"]["name"]
-        yield message | ({"name": called} if role == "function" else {})
+            yield message
+        elif role == "function":
+            yield {"role": role, "name": called, "content": text}
+        else:
+            yield {"role": role, "content": text}
 
 
 def step_message(text: str) -> dict:
@@ -311,13 +341,17 @@ def step_message(text: str) -> dict:
 
 
 # ---- the later message form ----
-# {"tools": [{"Name", "function": description, "input": {parameter: "type, description"}}], "instruction":
-#  query, "chains": [message, ...]}. Which parameters are required is not said, so none is: a guess would
-# turn right calls into wrong ones. It is listed as missing.
 
 
 def messages(row: dict) -> dict:
-    """One row of the later message form -> its record."""
+    """One row of the later message form -> its record. Raises Refused.
+
+        {"tools": [{"Name", "function": description, "input": {parameter: "type, description"}}],
+         "instruction": query, "chains": [message, ...]}
+
+    Which parameters are required is not said, so none is: a guess would turn right calls into wrong ones. It
+    is listed as missing.
+    """
     dropped = Counter()
     given = field(row, "tools", list)
     tools = unlike([short_tool(tool) for tool in given if field(tool, "Name", str) != FINISH], dropped)
@@ -326,12 +360,14 @@ def messages(row: dict) -> dict:
 
 
 def short_tool(tool: dict) -> dict:
+    """A tool of this form -> its schema. Raises Refused."""
     properties = {}
     for parameter, text in field(tool, "input", dict).items():
         kind, _, description = str(text).partition(",")
         if kind not in ("string", "integer", "number", "boolean", "array", "object"):
             raise Refused("tool parameter of no known type", f"{tool['Name']}: {parameter}: {text}")
-        about = {"description": description.strip()} if description.strip() else {}
-        properties[parameter] = {"type": kind, **about}
+        properties[parameter] = {"type": kind}
+        if description.strip():
+            properties[parameter]["description"] = description.strip()
     parameters = {"type": "object", "properties": properties, "required": []}
     return tool_of(tool["Name"], field(tool, "function", str), parameters)

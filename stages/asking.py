@@ -1,4 +1,10 @@
-"""To ask a model, to read its answer, and to ask again when the answer cannot be used."""
+"""To ask a model about a record, to read its answer, and to ask again when the answer cannot be used.
+
+Records are data from elsewhere. They are shown to the model as JSON, one object a line: no text in them ends
+its string, so none can pose as part of the request, nor as a frame of the model's own chat format. An answer
+is one JSON value and is held against what was asked for; where it fails, the model is told why and asked
+again, three times in all, then the row is refused.
+"""
 
 import json
 import re
@@ -8,8 +14,6 @@ from typing import Any, TypeVar
 from formats.calls import JSON, check_plain
 from sources.rows import Refused
 from tools.endpoint import Ask, Message
-
-# ---- to ask, and to ask again ----
 
 ATTEMPTS = 3
 Answer = TypeVar("Answer")
@@ -57,7 +61,8 @@ def quoted(value: Any) -> str:
 
 def shown(record: dict, turns: dict[int, dict] | None = None) -> str:
     """A line each for the system prompt, the functions and `turns` (by number; default: all) of a record."""
-    turns = dict(enumerate(record["trajectory"])) if turns is None else turns
+    if turns is None:
+        turns = dict(enumerate(record["trajectory"]))
     lines = [{"system": record["system"]}] if "system" in record else []
     lines += [{"function": tool} for tool in record.get("tools", [])]
     lines += [{"turn": f"trajectory.{i}"} | turn for i, turn in turns.items()]
@@ -91,7 +96,10 @@ def read_object(answer: str, keys: list[str]) -> dict:
 
 
 def check_keys(value: dict, keys: list[str]) -> None:
-    if lacking := [key for key in keys if key not in value]:
-        raise Fault("answer lacks a key", f"the key {quoted(lacking[0])} is missing")
-    if further := [key for key in value if key not in keys]:
-        raise Fault("answer has a further key", f"the key {quoted(further[0])} was not asked for")
+    """Raises Fault for a key that is missing, or was not asked for."""
+    for key in keys:
+        if key not in value:
+            raise Fault("answer lacks a key", f"the key {quoted(key)} is missing")
+    for key in value:
+        if key not in keys:
+            raise Fault("answer has a further key", f"the key {quoted(key)} was not asked for")

@@ -1,17 +1,13 @@
-r"""The pipeline's stages complete and judge (paper, 3.3): models write what records lack, and score it.
+r"""The stage complete (paper, 3.3, Figs. 6 and 7): a model writes thoughts and summaries that records lack.
 
-    complete   fills the thoughts and summaries that source.missing lists, and nothing else
-    judge      scores the trajectory and each of its thoughts and summaries from 1 to 10
+It fills what source.missing lists, and nothing else. It takes `ask`, which sends messages to a chat model and
+returns its answer, so that here all is plain code. An answer is held against what was asked for; asking.py
+says how records are shown and how a model is asked again.
 
-Both take `ask`, which sends messages to a chat model and returns its answer, so that here all is plain code.
-Records are data from elsewhere. They are shown to the model as JSON, one object a line: no text in them ends
-its string, so none can pose as part of the request, nor as a frame of the model's own chat format. An answer
-is one JSON object and is held against what was asked for; where it fails, the model is told why and asked
-again, three times in all, then the row is refused.
-
-The prompts ask for what the paper's Figs. 6 and 7 ask for, in other words. Paper silent: one request fills
-all missing texts of a record, so that they fit each other; a text that gives away what is observed only
-later is a fault.
+The prompts ask for what Fig. 6 (function calling) and Fig. 7 (maths) ask for, in other words. Decisions,
+where the paper is silent: one request fills all missing texts of a record, so that they fit each other; a
+text that gives away what is observed only later is a fault, as is one that could be taken for a turn, a call
+or a frame.
 """
 
 import json
@@ -66,28 +62,39 @@ def complete(record: dict, ask: Ask) -> dict:
     Other parts that are missing, such as "tools.parameters.required", stay as they are. Where no text is
     missing, nothing is asked and the record itself returned. Raises Refused.
     """
-    source = source_of(record)
-    missing = source.get("missing", [])
-    places = {path: int(found[1]) for path in missing if (found := PATH.fullmatch(path))}
+    places = missing_texts(record)
     if not places:
         return record
-    turns = list(record["trajectory"])
-    for path, i in places.items():
-        if i >= len(turns) or turns[i]["role"] not in ("reasoner", "summarizer") or turns[i]["content"]:
-            raise Refused("completion: nothing is missing where the record says so", path)
     messages = request(record, places)
     texts = consult(ask, messages, lambda answer: read_texts(answer, record, places), "completion")
+    turns = list(record["trajectory"])
     for path, i in places.items():
         turns[i] = turns[i] | {"content": texts[path]}
-    source = source | {"missing": [path for path in missing if path not in places]}
+    source = dict(source_of(record))
+    source["missing"] = [path for path in source["missing"] if path not in places]
     source["completed"] = [*source.get("completed", []), *places]
     return record | {"trajectory": turns, "source": source}
+
+
+def missing_texts(record: dict) -> dict[str, int]:
+    """The texts that source.missing lists: path -> number of the turn. Raises Refused where one is there."""
+    places, turns = {}, record["trajectory"]
+    for path in source_of(record).get("missing", []):
+        found = PATH.fullmatch(path)
+        if not found:
+            continue
+        i = int(found[1])
+        if i >= len(turns) or turns[i]["role"] not in ("reasoner", "summarizer") or turns[i]["content"]:
+            raise Refused("completion: nothing is missing where the record says so", path)
+        places[path] = i
+    return places
 
 
 def request(record: dict, places: dict[str, int]) -> list[Message]:
     """The messages that ask for the texts at `places` (path -> number of the turn)."""
     turns = dict(enumerate(record["trajectory"]))
-    turns |= {i: turns[i] | {"content": None} for i in places.values()}
+    for i in places.values():
+        turns[i] = turns[i] | {"content": None}
     wanted = [f"{n}. {quoted(path)}: {task(record, i)}." for n, (path, i) in enumerate(places.items(), 1)]
     form = "Answer with one JSON object and nothing else: exactly these keys, and each text as a string."
     asked = ["The record:", shown(record, turns), "", "Write, in place of null:", *wanted, "", form]
@@ -95,16 +102,26 @@ def request(record: dict, places: dict[str, int]) -> list[Message]:
     return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(asked)}]
 
 
+def requests(record: dict) -> list[list[Message]]:
+    """What the stage asks first, for a preview: nothing where no text is missing. Raises Refused."""
+    places = missing_texts(record)
+    return [request(record, places)] if places else []
+
+
 def task(record: dict, i: int) -> str:
     """What the text of turn i has to say."""
-    turns, math = record["trajectory"], data.domain_of(record) == "math"
+    turns, is_math = record["trajectory"], data.domain_of(record) == "math"
     if turns[i]["role"] == "reasoner":
-        return CEASE if turns[i]["next"] == "summarizer" else PLAN if math else THINK
+        if turns[i]["next"] == "summarizer":
+            return CEASE
+        return PLAN if is_math else THINK
     query = max(j for j in range(i) if turns[j]["role"] == "user")
     before = {turn["role"] for turn in turns[query:i]}
     if "observation" in before:
-        return SOLVE if math else TELL
-    return CONFIRM if "executor" in before and not math else REPLY
+        return SOLVE if is_math else TELL
+    if "executor" in before and not is_math:
+        return CONFIRM
+    return REPLY
 
 
 def read_texts(answer: str, record: dict, places: dict[str, int]) -> dict[str, str]:
@@ -129,7 +146,6 @@ FORBIDDEN = {
     "code": "```",
     "control character": "[\x00-\x08\x0b-\x1f\x7f-\x9f]",
 }
-FORBIDDEN = {kind: re.compile(text, re.IGNORECASE | re.MULTILINE) for kind, text in FORBIDDEN.items()}
 
 
 def check_text(text: Any, record: dict, i: int) -> str:
@@ -141,14 +157,20 @@ def check_text(text: Any, record: dict, i: int) -> str:
         raise Fault("empty text", "is empty")
     if len(text) > LONGEST:
         raise Fault("text too long", f"has {len(text)} characters, wanted at most {LONGEST}")
-    names = "|".join(re.escape(tool["name"]) for tool in record.get("tools", []))
-    named = re.compile(rf"(?<!\w)(?:{names})\(|\"name\"\s*:\s*\"(?:{names})\"") if names else None
-    for kind, pattern in [*FORBIDDEN.items(), ("call", named)]:
-        if pattern and (found := pattern.search(text)):
-            raise Fault(f"{kind} in a text", f"holds {quoted(found[0][:60])} ({kind}), wanted plain words")
+    for kind, pattern in FORBIDDEN.items():
+        check_without(kind, re.search(pattern, text, re.IGNORECASE | re.MULTILINE))
+    if names := "|".join(re.escape(tool["name"]) for tool in record.get("tools", [])):
+        called = rf"(?<!\w)(?:{names})\(|\"name\"\s*:\s*\"(?:{names})\""
+        check_without("call", re.search(called, text))
     if piece := given_away(text, record, i):
         raise Fault("later result in a text", f"tells {quoted(piece)}, which is observed only later")
     return text
+
+
+def check_without(kind: str, found: re.Match | None) -> None:
+    """Raises Fault where something was found."""
+    if found:
+        raise Fault(f"{kind} in a text", f"holds {quoted(found[0][:60])} ({kind}), wanted plain words")
 
 
 BLOCK, STRIDE = 32, 16  # bytes, as scripts differ in characters a word; an overlap of 47 is always found
@@ -168,38 +190,56 @@ def given_away(text: str, record: dict, i: int) -> str | None:
         return None
     earlier = [turn for j, turn in enumerate(turns) if j < i or turn["role"] == "executor"]
     known = "\n".join(strings([record.get("tools", []), record.get("system", ""), earlier]))
+    whole = "\n".join(later)
+    return short_observation(text, later, known) or number(text, whole, known) or block(text, whole, known)
+
+
+def short_observation(text: str, later: list[str], known: str) -> str | None:
+    """An observation that stands in the text from its beginning to its end."""
     for piece in later:
-        if len(piece) < BLOCK and (len(piece) > 9 or (len(piece) > 1 and NUMBER.search(piece))):
-            whole = re.compile(rf"(?<![\w.]){re.escape(piece)}(?!\w)(?!\.\d)")
-            if whole.search(text) and not whole.search(known):
+        telling = len(piece) > 9 or (len(piece) > 1 and NUMBER.search(piece))
+        if telling and len(piece) < BLOCK:
+            alone = re.compile(rf"(?<![\w.]){re.escape(piece)}(?!\w)(?!\.\d)")
+            if alone.search(text) and not alone.search(known):
                 return piece
-    later = "\n".join(later)
-    numbers = set(NUMBER.findall(text)) & set(NUMBER.findall(later)) - set(NUMBER.findall(known))
-    if long := sorted(number for number in numbers if len(number) > 3):
-        return long[0]
-    text, later, known = text.encode(), later.encode(), known.encode()
-    for at in range(0, len(text) - BLOCK + 1, STRIDE):
-        if (block := text[at : at + BLOCK]) in later and block not in known:
-            return block.decode(errors="ignore")
+    return None
+
+
+def number(text: str, later: str, known: str) -> str | None:
+    """A long number of the text that only an observation has."""
+    common = set(NUMBER.findall(text)) & set(NUMBER.findall(later))
+    long = [found for found in common - set(NUMBER.findall(known)) if len(found) > 3]
+    return min(long, default=None)
+
+
+def block(text: str, later: str, known: str) -> str | None:
+    """A block of the text that only an observation has."""
+    text_bytes, later_bytes, known_bytes = text.encode(), later.encode(), known.encode()
+    for at in range(0, len(text_bytes) - BLOCK + 1, STRIDE):
+        piece = text_bytes[at : at + BLOCK]
+        if piece in later_bytes and piece not in known_bytes:
+            return piece.decode(errors="ignore")
     return None
 
 
 def strings(value: Any) -> list[str]:
     """The strings, names of keys and other leaves of a JSON value as texts."""
     if isinstance(value, dict):
-        return [text for pair in value.items() for part in pair for text in strings(part)]
+        return [text for name, inner in value.items() for text in (name, *strings(inner))]
     if isinstance(value, list):
-        return [text for part in value for text in strings(part)]
-    return [value if isinstance(value, str) else json.dumps(value)]
+        return [text for inner in value for text in strings(inner)]
+    return [value] if isinstance(value, str) else [json.dumps(value)]
 
 
 def completed(record: dict, ask: Ask | None) -> dict:
-    if any(PATH.fullmatch(path) for path in record["source"].get("missing", ())) and not ask:
+    """`complete`, without a model only for what lacks nothing. Raises Refused."""
+    if not ask and any(PATH.fullmatch(path) for path in record["source"].get("missing", ())):
         raise Refused("lacks a thought or summary, and no model is asked")
     return complete(record, ask)
 
 
 def complete_row(record: dict, ask: Ask | None, model: str) -> Results:
+    """The record without missing texts, and in its source who wrote them. Raises Refused."""
     whole = completed(record, ask)
     if whole is not record:
         whole["source"]["completed_by"] = model

@@ -1,4 +1,9 @@
-"""The stage convert: rows of a data set's own form become records, by rules alone."""
+"""The stage convert (paper, 3.3): rows of a data set's own form become records, by rules alone.
+
+The paper converts ToolBench, where roles are implicit, by rules, and has the other data sets completed by a
+model. Ours does by rules what rules can do for all of them, and lists what is missing; sources/ has the
+rules.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +12,6 @@ from typing import Any
 import cli
 from sources.catalogue import SOURCES
 from stages.process import Item, Results, Tally, process, table
-
-# ---- what each stage does with a row ----
 
 
 def convert(inputs: list[tuple[str, Path, str]], output: Path) -> Tally:
@@ -22,8 +25,8 @@ def convert(inputs: list[tuple[str, Path, str]], output: Path) -> Tally:
 
     def step(row: tuple[dict, Any]) -> Results:
         where, raw = row
-        records = SOURCES[where["dataset"]].convert(raw)
-        return [("out", record | {"source": record["source"] | where}) for record in records]
+        record = SOURCES[where["dataset"]].convert(raw)
+        return [("out", record | {"source": record["source"] | where})]
 
     def check(tally: Tally) -> None:
         if not tally.total("rows out"):

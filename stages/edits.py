@@ -1,12 +1,18 @@
-"""What the stages change in a record, and how its source says so."""
+"""What the stages change in a record, and how its `source` says so.
+
+missing     texts that are to be completed, as paths: "trajectory.1.content"
+completed   texts that a model has written
+corrected   calls that a second model has put in place of a function that is not on offer
+recovered   wrong calls that stay, because an error answered them and a later step mended them
+edited      calls that a person has changed
+rewritten   completed texts that were written anew for changed calls
+"""
 
 import re
 
 from sources.record import end_of_query
 
-# ---- complete ----
-
-PATH = re.compile(r"trajectory\.([0-9]{1,6})\.content")
+PATH = re.compile(r"trajectory\.([0-9]{1,6})\.content")  # of a text
 
 
 def source_of(record: dict) -> dict:
@@ -29,17 +35,19 @@ def replaced(record: dict, i: int, calls: list[dict]) -> dict:
     These are the thought before and all up to the next query. They are missing again, for `complete`, and
     their scores, which were given to the old ones, are dropped; source.rewritten lists them.
     """
-    turns, source = list(record["trajectory"]), source_of(record)
-    turns[i], end = {"role": "executor", "calls": calls}, end_of_query(turns, i)
-    stale = {path: int(PATH.fullmatch(path)[1]) for path in source.get("completed", [])}
-    stale = {path: j for path, j in stale.items() if i - 1 <= j < end}
-    for j in stale.values():
-        turns[j] = turns[j] | {"content": ""}
+    turns, source = list(record["trajectory"]), dict(source_of(record))
+    turns[i] = {"role": "executor", "calls": calls}
+    end, stale = end_of_query(turns, i), []
+    for path in source.get("completed", []):
+        j = int(PATH.fullmatch(path)[1])
+        if i - 1 <= j < end:
+            turns[j] = turns[j] | {"content": ""}
+            stale.append(path)
     if not stale:
         return record | {"trajectory": turns}
-    source = source | {"missing": [*source.get("missing", []), *stale]}
+    source["missing"] = [*source.get("missing", []), *stale]
     source["completed"] = [path for path in source["completed"] if path not in stale]
     if scores := source.get("scores"):
         steps = {path: score for path, score in scores["steps"].items() if path not in stale}
         source["scores"] = scores | {"steps": steps}
-    return marked(record | {"trajectory": turns, "source": source}, "rewritten", [*stale])
+    return marked(record | {"trajectory": turns, "source": source}, "rewritten", stale)

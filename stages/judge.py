@@ -1,11 +1,15 @@
-"""The stage judge: a second model scores a trajectory and its thoughts and summaries from 1 to 10."""
+"""The stage judge (paper, 3.3): a second model scores each record, and those with low scores are set aside.
+
+The paper has DeepSeek-V3 evaluate the whole trajectory and each reasoning or summarizing step. It tells
+neither prompt nor scale nor bound. Ours: one request for a record, whole numbers from 1 to 10, for texts of
+the data as for completed ones; --min-overall and --min-step say what is too low. The scores stay in
+source.scores.
+"""
 
 from sources.rows import Refused
 from stages.asking import DATA, Fault, check_keys, consult, quoted, read_object, shown
 from stages.process import Results
-from tools.endpoint import Ask
-
-# ---- judge ----
+from tools.endpoint import Ask, Message
 
 JUDGE = f"""\
 You judge the record of an agent before language models are trained on it. The reasoner thinks and names who \
@@ -25,16 +29,32 @@ LONGEST_COMMENT = 1000
 
 def judge(record: dict, ask: Ask) -> dict:
     """{"overall": 1..10, "steps": {"trajectory.1.content": 1..10, ...}, "comment": text}. Raises Refused."""
+    paths = scored_paths(record)
+    return consult(ask, request(record), lambda answer: read_scores(answer, paths), "judgement")
+
+
+def scored_paths(record: dict) -> list[str]:
+    """Where the thoughts and summaries stand that get a score each."""
     turns = enumerate(record["trajectory"])
-    paths = [f"trajectory.{i}.content" for i, turn in turns if turn["role"] in ("reasoner", "summarizer")]
-    form = quoted({"overall": None, "steps": dict.fromkeys(paths), "comment": "the main reason, a sentence"})
+    return [f"trajectory.{i}.content" for i, turn in turns if turn["role"] in ("reasoner", "summarizer")]
+
+
+def request(record: dict) -> list[Message]:
+    """The messages that ask for the scores of a record."""
+    steps = dict.fromkeys(scored_paths(record))
+    form = quoted({"overall": None, "steps": steps, "comment": "the main reason, a sentence"})
     wanted = "Answer with one JSON object and nothing else, of this form, with your scores in place of null:"
     asked = f"The record:\n{shown(record)}\n\n{wanted}\n{form}"
-    messages = [{"role": "system", "content": JUDGE}, {"role": "user", "content": asked}]
-    return consult(ask, messages, lambda answer: read_scores(answer, paths), "judgement")
+    return [{"role": "system", "content": JUDGE}, {"role": "user", "content": asked}]
+
+
+def requests(record: dict) -> list[list[Message]]:
+    """What the stage asks first, for a preview."""
+    return [request(record)]
 
 
 def read_scores(answer: str, paths: list[str]) -> dict:
+    """The scores in the form of `judge`. Raises Fault."""
     scores = read_object(answer, ["overall", "steps", "comment"])
     steps, comment = scores["steps"], scores["comment"]
     if not isinstance(steps, dict):
@@ -53,10 +73,13 @@ def too_low(scores: dict, overall: int, step: int) -> str | None:
     """Why a record with these scores is left out, given the least that it must have; None if it is kept."""
     if scores["overall"] < overall:
         return f"overall score under {overall}"
-    return f"score of a step under {step}" if min(scores["steps"].values(), default=step) < step else None
+    if min(scores["steps"].values(), default=step) < step:
+        return f"score of a step under {step}"
+    return None
 
 
 def judge_row(record: dict, ask: Ask, model: str, overall: int, step: int) -> Results:
+    """The record with its scores under source.scores. Raises Refused where they are too low."""
     scores = judge(record, ask)
     record["source"]["scores"] = {"model": model} | scores
     if reason := too_low(scores, overall, step):

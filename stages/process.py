@@ -1,21 +1,24 @@
-"""Rows through a stage of the pipeline: each ends in an output or, with its reason, in OUT.refused.jsonl.
+"""Rows through a stage: each ends in an output or, with its reason, in OUT.refused.jsonl.
 
     tally = process("judge", read_items(path), step, output, total, workers=16)
     print(table([tally]))
 
-A step takes a row and says what becomes of it; pipeline.py has them. Steps may run in threads, their results
-are written in the order of the rows, and files appear when they are whole.
+A step takes a row and says what becomes of it; each stage's file has its own. Steps may run in threads, their
+results are written in the order of the rows, and files appear when they are whole.
 """
 
 import json
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from tqdm import tqdm
@@ -25,18 +28,29 @@ import data
 from formats.calls import LIST, TEXT, check_value, object_of
 from sources.rows import Refused
 from stages.edits import source_of
-from stages.unify import HELD_OUT, TRAIN
 from tools.endpoint import Endpoint, Unanswered
 
-SOURCE = {"type": "object", "additionalProperties": True}  # of a record, as far as the stages read it
-SOURCE["properties"] = {"dataset": TEXT, "file": TEXT, "index": {"type": "integer"}}
-SOURCE["properties"] |= dict.fromkeys(("missing", "completed", "recovered"), LIST | {"items": TEXT})
-SOURCE["properties"]["scores"] = object_of({"steps": {"type": "object"}}) | {"additionalProperties": True}
+TEXTS = LIST | {"items": TEXT}
+SOURCE = {  # of a record, as far as the stages read it
+    "type": "object",
+    "additionalProperties": True,
+    "properties": {
+        "dataset": TEXT,
+        "file": TEXT,
+        "index": {"type": "integer"},
+        "missing": TEXTS,
+        "completed": TEXTS,
+        "recovered": TEXTS,
+        "scores": object_of({"steps": {"type": "object"}}) | {"additionalProperties": True},
+    },
+}
 Item = tuple[dict, Any]  # which row it is (dataset, file, index), and the row
 Results = list[tuple[str, dict]]  # what a row becomes: names of files, and lines for them
+Attempt = tuple[Item, Results, Refused | Unanswered | None]  # the last: why a row is set aside
 WAITING = "waiting for review"
+TRAIN, HELD_OUT = "train", "heldout"  # where unify puts rows, and its files
 
-# ---- rows ----
+# ---- what became of rows ----
 
 
 @dataclass
@@ -52,19 +66,30 @@ class Tally:
         return sum(number for (_, name), number in self.counts.items() if name == what)
 
     def add(self, item: Item, results: Results) -> None:
+        """Count a row and what it has become."""
         whats = ["rows in"]
         for name, line in results:
-            whats.append({"out": "rows out", "review": WAITING}.get(name) or f"refused: {line['reason']}")
-            if name == "out" and self.stage in ("convert", "complete"):
-                whats += remarks(line)
+            if name == "out":
+                whats.append("rows out")
+                if self.stage in ("convert", "complete"):
+                    whats += remarks(line)
+            elif name == "review":
+                whats.append(WAITING)
+            else:
+                whats.append(f"refused: {line['reason']}")
         self.counts.update((item[0]["dataset"], what) for what in whats)
 
-    def refuse(self, item: Item, reason: str, detail: str) -> Results:
+    def refuse(self, item: Item, error: Refused | Unanswered) -> Results:
         """The line for a row that is set aside."""
         where, row = item
-        self.first.setdefault(f"refused: {reason}", f"{where['file']} row {where['index']} {detail}")
-        line = {"stage": self.stage, "reason": reason, "detail": detail[:500], "source": where}
-        return [("refused", line if self.stage == "convert" else line | {"record": row})]
+        self.first.setdefault(
+            f"refused: {error.reason}", f"{where['file']} row {where['index']} {error.detail}"
+        )
+        self.again += isinstance(error, Unanswered) and error.passing
+        line = {"stage": self.stage, "reason": error.reason, "detail": error.detail[:500], "source": where}
+        if self.stage != "convert":  # else the row stands in the data set's own file
+            line["record"] = row
+        return [("refused", line)]
 
 
 def remarks(record: dict) -> Iterator[str]:
@@ -74,90 +99,20 @@ def remarks(record: dict) -> Iterator[str]:
     if any(call["name"] not in names for call in calls):
         yield "kept: rows with a call outside the tool list, for verify"
     source = source_of(record)
-    missing, completed = source.get("missing", ()), source.get("completed", ())
+    kinds = {"reasoner": "thoughts", "summarizer": "summaries"}
     for i, turn in enumerate(record["trajectory"]):
-        if turn["role"] in ("reasoner", "summarizer"):
-            path = f"trajectory.{i}.content"
-            state = "completed" if path in completed else "missing" if path in missing else "of the data"
-            yield f"kept: {'thoughts' if turn['role'] == 'reasoner' else 'summaries'} {state}"
+        path = f"trajectory.{i}.content"
+        if turn["role"] not in kinds:
+            continue
+        if path in source.get("completed", ()):
+            yield f"kept: {kinds[turn['role']]} completed"
+        elif path in source.get("missing", ()):
+            yield f"kept: {kinds[turn['role']]} missing"
+        else:
+            yield f"kept: {kinds[turn['role']]} of the data"
 
 
-def process(
-    stage: str,
-    items: Iterable[Item],
-    step: Callable[[Any], Results],
-    output: Path,
-    total: int | None = None,
-    workers: int = 0,
-    stop: Callable[[], None] = lambda: None,
-    check: Callable[[Tally], None] = lambda tally: None,
-    **others: Path,
-) -> Tally:
-    """Map `step` over the rows, in their order; write what it gives to `output`, what is refused beside it.
-
-    others: further files, by the names that `step` gives. workers: threads, 0: none. stop: ends the waiting
-    of threads, for Ctrl-C. check: may raise, before any file is put in place. Raises UserError for a fault
-    of the rows' file or of an endpoint.
-    """
-    tally, targets = Tally(stage), {"out": output, "refused": beside(output, "refused")} | others
-
-    def write(temporaries: list[Path]) -> None:
-        with ExitStack() as stack:
-            opening = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace"}  # of half characters
-            opened = (stack.enter_context(open(path, **opening)) for path in temporaries)
-            files = dict(zip(targets, opened, strict=True))
-            attempts = in_order(partial(attempt, step), items, workers, stop)
-            for item, results, error in tqdm(attempts, desc=stage, total=total, unit=" rows", disable=None):
-                if error:
-                    results = tally.refuse(item, error.reason, error.detail)
-                    tally.again += isinstance(error, Unanswered) and error.passing
-                tally.add(item, results)
-                for name, line in results:
-                    files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
-        check(tally)
-
-    write_all([*targets.values()], write)
-    return tally
-
-
-def write_all(paths: list[Path], write: Callable[[list[Path]], None], ready: tuple[Path, ...] = ()) -> None:
-    """cli.write_whole for several files: none is put in place before all are written."""
-    if not paths:
-        return write([*ready])
-    cli.write_whole(paths[0], lambda temporary: write_all(paths[1:], write, (*ready, temporary)))
-
-
-def attempt(step: Callable[[Any], Results], item: Item) -> tuple[Item, Results, Refused | Unanswered | None]:
-    try:
-        return item, step(item[1]), None
-    except (Refused, Unanswered) as error:
-        return item, [], error
-
-
-def in_order(function: Callable, rows: Iterable, workers: int, stop: Callable[[], None]) -> Iterator:
-    """function(row) for each row, in order, from so many threads; few rows are read ahead."""
-    if not workers:
-        yield from map(function, rows)
-        return
-    begun: deque = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for row in rows:
-                begun.append(pool.submit(function, row))
-                if len(begun) == 8 * workers:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        except KeyboardInterrupt:
-            stop()  # else leaving the pool would wait for all replies under way
-            raise
-        finally:
-            for future in begun:
-                future.cancel()
-
-
-def beside(output: Path, kind: str) -> Path:
-    return output.with_name(f"{output.stem}.{kind}.jsonl")
+# ---- rows in, files out ----
 
 
 def read_items(path: Path, every: int = 1) -> Iterator[Item]:
@@ -173,6 +128,133 @@ def read_items(path: Path, every: int = 1) -> Iterator[Item]:
         yield {key: record["source"][key] for key in where}, record
 
 
+def process(
+    stage: str,
+    items: Iterable[Item],
+    step: Callable[[Any], Results],
+    output: Path,
+    total: int | None = None,
+    workers: int = 0,
+    check: Callable[[Tally], None] = lambda tally: None,
+    **others: Path,
+) -> Tally:
+    """Map `step` over the rows, in their order; write what it gives to `output`, what is refused beside it.
+
+    others: further files, by the names that `step` gives. workers: threads, 0: none. check: may raise, before
+    any file is put in place. Raises UserError for a fault of the rows' file or of an endpoint.
+    """
+    tally, targets = Tally(stage), {"out": output, "refused": beside(output, "refused")} | others
+
+    def write(temporaries: list[Path]) -> None:
+        with ExitStack() as stack:
+            files = {}
+            for name, path in zip(targets, temporaries, strict=True):
+                file = open(path, "w", encoding="utf-8", errors="backslashreplace")  # of half characters
+                files[name] = stack.enter_context(file)
+            attempts = in_order(partial(attempt, step), items, workers)
+            for item, results, error in tqdm(attempts, desc=stage, total=total, unit=" rows", disable=None):
+                if error:
+                    results = tally.refuse(item, error)
+                tally.add(item, results)
+                for name, line in results:
+                    files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
+        check(tally)
+
+    write_all([*targets.values()], write)
+    return tally
+
+
+def beside(output: Path, kind: str) -> Path:
+    """out.jsonl, "refused" -> out.refused.jsonl"""
+    return output.with_name(f"{output.stem}.{kind}.jsonl")
+
+
+def write_all(paths: list[Path], write: Callable[[list[Path]], None]) -> None:
+    """cli.write_whole for several files: call `write` on temporary names, then rename all of them.
+
+    None is put in place before all are written, and each is whole. Who is killed between two renames leaves
+    some of the files new and the others old. Raises UserError when a folder cannot be written.
+    """
+    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporaries)
+        for temporary in temporaries:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        for temporary, path in zip(temporaries, paths, strict=True):
+            os.replace(temporary, path)
+    except OSError as error:
+        fault = f"cannot be written ({error.strerror or error}); free space or choose another place"
+        raise cli.UserError(f"{paths[0]}: {fault}") from None
+    finally:
+        for temporary in temporaries:
+            with suppress(OSError):  # nothing was made, in a folder that is none
+                temporary.unlink(missing_ok=True)
+
+
+def attempt(step: Callable[[Any], Results], item: Item) -> Attempt:
+    """What becomes of a row, or why it is set aside."""
+    try:
+        return item, step(item[1]), None
+    except (Refused, Unanswered) as error:
+        return item, [], error
+
+
+# ---- threads ----
+
+
+def in_order(function: Callable, rows: Iterable, workers: int) -> Iterator:
+    """function(row) for each row, in order, from so many threads; few rows are read ahead.
+
+    A fault is raised in its turn, after what is under way has come to an end: it is paid for. Ctrl-C waits
+    for nothing, however long a server hangs: the threads are daemons, and what is under way is lost.
+    """
+    if not workers:
+        yield from map(function, rows)
+        return
+    queue: SimpleQueue = SimpleQueue()
+    threads = [Thread(target=work, args=(function, queue), daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    begun: deque[Future] = deque()
+    try:
+        for row in rows:
+            begun.append(Future())
+            queue.put((row, begun[-1]))
+            if len(begun) == 8 * workers:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    except Exception:
+        dismiss(begun, queue, workers)
+        for thread in threads:
+            thread.join()
+        raise
+    finally:
+        dismiss(begun, queue, workers)
+
+
+def dismiss(begun: Iterable[Future], queue: SimpleQueue, workers: int) -> None:
+    """Let no further row be begun, and the threads end."""
+    for future in begun:
+        future.cancel()
+    for _ in range(workers):
+        queue.put(None)
+
+
+def work(function: Callable, queue: SimpleQueue) -> None:
+    """A thread: do what comes in the queue, (row, future) each, until None comes."""
+    while task := queue.get():
+        row, future = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function(row))
+            except BaseException as error:
+                future.set_exception(error)
+
+
 # ---- the report ----
 
 FIRST = ("rows in", "rows out", WAITING, TRAIN, HELD_OUT)
@@ -183,20 +265,24 @@ def table(tallies: list[Tally]) -> str:
     datasets = sorted({dataset for tally in tallies for dataset, _ in tally.counts})
     rows, firsts = [["", *datasets, "all"]], []
     for tally in tallies:
-        whats = {what for _, what in tally.counts} - {*FIRST}
-        others = sorted(whats, key=lambda what: (what.startswith("kept"), -tally.total(what), what))
-        for what in [*(what for what in FIRST if tally.total(what) or what == "rows in"), *others]:
+        for what in lines_of(tally):
             numbers = [tally.counts[dataset, what] for dataset in datasets]
-            rows.append([f"{tally.stage:<9} {what}", *map("{:,}".format, (*numbers, sum(numbers)))])
+            cells = [f"{number:,}" for number in (*numbers, sum(numbers))]
+            rows.append([f"{tally.stage:<9} {what}", *cells])
             if what in tally.first:
                 first = f"{tally.stage:<9} {what}: " + " ".join(tally.first[what].split())
-                firsts.append(first[:200])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
-    )
-    heading = ["", "the first row of each reason:"] if firsts else []
-    return cli.printable("\n".join([*lines, *heading, *firsts])) + "\n"
+                firsts.append(first[:200] + "\n")
+    text = cli.layout(rows)
+    if firsts:
+        text += "\nthe first row of each reason:\n" + "".join(firsts)
+    return cli.printable(text)
+
+
+def lines_of(tally: Tally) -> list[str]:
+    """What the table has a line for: where rows went, refusals, remarks on what is kept, the most first."""
+    places = [what for what in FIRST if tally.total(what) or what == "rows in"]
+    others = {what for _, what in tally.counts if what not in FIRST}
+    return places + sorted(others, key=lambda what: (what.startswith("kept"), -tally.total(what), what))
 
 
 def finish(tallies: list[Tally], endpoints: list[Endpoint]) -> None:

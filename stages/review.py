@@ -1,7 +1,7 @@
-"""The review of the pipeline (paper, 3.3): a person decides about the rows that verify.py sets aside.
+"""The stage review (paper, 3.3, "manually reviewed and corrected"): a person decides what is in doubt.
 
     review(Path("review.jsonl"), Path("decisions.jsonl"))      # shows what is undecided, a step at a time
-    for record, outcome in merge(read_rows(path), read_decisions(decisions)): ...
+    record, outcome = decided(row, read_decisions(decisions))
 
 A row is {"id", "record", "faults"}, as `review_row` makes it, the id a hash of the other two. A decision is
 
@@ -20,11 +20,11 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from cli import UserError, cut, printable
+from cli import UserError, cut, parse_object, printable
 from data import check_record, numbered_lines
 from formats.calls import JSON, check_call, check_calls
 from stages.edits import marked, replaced, source_of
@@ -40,62 +40,61 @@ def review_row(record: dict, faults: list[dict]) -> dict:
 
 def read_rows(path: Path) -> Iterator[dict]:
     """The rows of a review file. Raises UserError."""
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        row = _decode(line, where)
+    for number, line in lines_in(path):
+        where, wanted = f"{path}:{number}", "id, record and faults, as verify writes them"
+        row = parse_object(line, where, wanted, JSON)
         if set(row) != {"id", "record", "faults"} or not isinstance(row["faults"], list):
-            raise UserError(f"{where}: got {line[:60]!r}; wanted id, record, faults, as verify writes them")
+            raise UserError(f"{where}: got {line[:60]!r}; wanted {wanted}")
         check_record(row["record"], where)
         yield row
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def lines_in(path: Path) -> Iterator[tuple[int, bytes]]:
     """The numbered lines of a file that may be empty: nothing was in doubt, nothing is decided."""
-    return iter(()) if path.exists() and not path.stat().st_size else numbered_lines(path)
+    if not path.exists() or path.stat().st_size:
+        yield from numbered_lines(path)
 
 
-def _decode(line: bytes, where: str) -> dict:
-    try:
-        value = JSON.decode(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON in UTF-8 ({error}); remove the line") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: got {value!r:.60}; wanted an object")
-    return value
+FORMS = {
+    "accept": {"id", "decision"},
+    "drop": {"id", "decision"},
+    "change": {"id", "decision", "calls"},
+}
 
 
 def read_decisions(path: Path) -> dict[str, dict]:
     """Decisions by id of the row; none without a file. A torn last line does not count. Raises UserError."""
-    decisions, forms = {}, {"accept": {"id", "decision"}, "drop": {"id", "decision"}}
-    forms["change"] = {"id", "decision", "calls"}
-    for number, line in _lines(path) if path.exists() else ():
+    decisions: dict[str, dict] = {}
+    if not path.exists():
+        return decisions
+    for number, line in lines_in(path):
         if not line.endswith(b"\n"):
             break
-        decision = _decode(line, f"{path}:{number}")
-        fits = set(decision) == forms.get(str(decision.get("decision")))
-        if not fits or not isinstance(decision["id"], str) or not isinstance(decision.get("calls", {}), dict):
-            raise UserError(f"{path}:{number}: got {line[:60]!r}; wanted a decision; remove the line")
+        where, wanted = f"{path}:{number}", "a decision, as review writes them; remove the line"
+        decision = parse_object(line, where, wanted, JSON)
+        complete = set(decision) == FORMS.get(str(decision.get("decision")))
+        if not (complete and isinstance(decision["id"], str) and isinstance(decision.get("calls", {}), dict)):
+            raise UserError(f"{where}: got {line[:60]!r}; wanted {wanted}")
         decisions[decision["id"]] = decision
     return decisions
 
 
-def merge(rows: Iterable[dict], decisions: dict[str, dict]) -> Iterator[tuple[dict, str]]:
-    """(record, outcome) of each row: accepted, edited, dropped in review, or undecided.
+def decided(row: dict, decisions: dict[str, dict]) -> tuple[dict, str]:
+    """A row's record, and the outcome: accepted, edited, dropped in review, or undecided.
 
     An edited record has its new calls, and lacks the completed texts that were written for the old ones: they
-    are in source.missing again, for complete.complete. Raises UserError for calls that do not fit.
+    are in source.missing again, for the stage complete. Raises UserError for calls that do not fit.
     """
-    for row in rows:
-        record, decision = row["record"], decisions.get(row["id"])
-        if decision is None:
-            yield record, "undecided"
-        elif decision["decision"] == "change":
-            yield changed(record, decision), "edited"
-        else:
-            yield record, {"accept": "accepted", "drop": "dropped in review"}[decision["decision"]]
+    record, decision = row["record"], decisions.get(row["id"])
+    if decision is None:
+        return record, "undecided"
+    if decision["decision"] == "change":
+        return changed(record, decision), "edited"
+    return record, {"accept": "accepted", "drop": "dropped in review"}[decision["decision"]]
 
 
 def changed(record: dict, decision: dict) -> dict:
+    """The record with the calls of a decision. Raises UserError."""
     for path, calls in decision["calls"].items():
         try:
             i = turn_of(path)
@@ -109,6 +108,7 @@ def changed(record: dict, decision: dict) -> dict:
 
 
 def turn_of(path: str) -> int:
+    """The number of the turn that a path such as trajectory.2.calls names."""
     return int(path.split(".")[1])
 
 
@@ -151,10 +151,12 @@ def review(path: Path, decisions: Path, stdin: TextIO | None = None, out: TextIO
                 decision = decide(row, f"{number} of {len(rows)}", screen)
                 if decision:
                     append(decision, file)
-                counts[decision["decision"] if decision else "skip"] += 1
+                    counts[decision["decision"]] += 1
+                else:
+                    counts["skip"] += 1
         except Quit:
             pass
-    screen.say(f"{sum(counts.values()) - counts['skip']} rows decided, {decisions} has them")
+    screen.say(f"{counts.total() - counts['skip']} rows decided, {decisions} has them")
     return counts
 
 
@@ -171,6 +173,7 @@ def open_decisions(path: Path) -> BinaryIO:
 
 
 def append(decision: dict, file: BinaryIO) -> None:
+    """Write a decision; when this returns, it is on the disk."""
     file.write(json.dumps(decision, ensure_ascii=False).encode() + b"\n")
     file.flush()
     os.fsync(file.fileno())
@@ -200,34 +203,54 @@ def decide(row: dict, place: str, screen: "Screen") -> dict | None:
 def show_step(record: dict, fault: dict, screen: "Screen") -> None:
     """What one step is judged by: its query and thoughts, the tools, both versions, what followed."""
     i, turns = turn_of(fault["path"]), record["trajectory"]
-    start = max(j for j in range(i) if turns[j]["role"] == "user")
+    show_history(turns[:i], screen)
     row, other = turns[i]["calls"], fault.get("other")
-    involved = {call["name"] for call in [*row, *(other or [])]}
-    for turn in turns[start:i]:
-        text = "\n".join(lines_of(turn["calls"])) if "calls" in turn else turn["content"]
-        screen.show({"user": "query", "reasoner": "thought"}.get(turn["role"], turn["role"]), text)
-    for tool in record.get("tools", []):
-        if tool["name"] in involved:
-            screen.show("tool", json.dumps(tool, ensure_ascii=False))
-    rest = [tool["name"] for tool in record.get("tools", []) if tool["name"] not in involved]
-    screen.show("other tools", ", ".join(rest) or "none")
-    mine, theirs = lines_of(row), lines_of(other or [])
-    screen.show("the row's", marks("-", mine, theirs) if other else "\n".join(mine), RED)
-    nothing = "no call" if other == [] else "(there is none)"
-    screen.show("second's", marks("+", theirs, mine) if other else nothing, GREEN)
+    show_tools(record.get("tools", []), [*row, *(other or [])], screen)
+    show_versions(lines_of(row), other, screen)
     if turns[i + 1 :] and turns[i + 1]["role"] == "observation":
         screen.show("observation", turns[i + 1]["content"])
         screen.show("", "it belongs to the row's calls and stays: change these only if it still fits", YELLOW)
     screen.show("in doubt", f"{fault['kind']}: {fault['detail']}", YELLOW)
 
 
+def show_history(turns: list[dict], screen: "Screen") -> None:
+    """The turns from the last query on."""
+    start = max(i for i, turn in enumerate(turns) if turn["role"] == "user")
+    labels = {"user": "query", "reasoner": "thought"}
+    for turn in turns[start:]:
+        text = "\n".join(lines_of(turn["calls"])) if "calls" in turn else turn["content"]
+        screen.show(labels.get(turn["role"], turn["role"]), text)
+
+
+def show_tools(tools: list[dict], calls: list[dict], screen: "Screen") -> None:
+    """The tools that are called, whole, and the names of the others."""
+    called = {call["name"] for call in calls}
+    for tool in tools:
+        if tool["name"] in called:
+            screen.show("tool", json.dumps(tool, ensure_ascii=False))
+    rest = [tool["name"] for tool in tools if tool["name"] not in called]
+    screen.show("other tools", ", ".join(rest) or "none")
+
+
+def show_versions(row: list[str], other: list[dict] | None, screen: "Screen") -> None:
+    """The row's calls beside the second model's; where there are both, with signs before what differs."""
+    if other:
+        theirs = lines_of(other)
+        screen.show("the row's", marks("-", row, theirs), RED)
+        screen.show("second's", marks("+", theirs, row), GREEN)
+    else:
+        screen.show("the row's", "\n".join(row), RED)
+        screen.show("second's", "no call" if other == [] else "(there is none)", GREEN)
+
+
 def lines_of(calls: list[dict]) -> list[str]:
     """Calls for the eye: a line for each name and each argument."""
-    out = []
+    lines = []
     for call in calls:
-        pairs = call["arguments"].items()
-        out += [call["name"], *(f"    {name} = {json.dumps(v, ensure_ascii=False)}" for name, v in pairs)]
-    return out
+        lines.append(call["name"])
+        for name, value in call["arguments"].items():
+            lines.append(f"    {name} = {json.dumps(value, ensure_ascii=False)}")
+    return lines
 
 
 def marks(sign: str, lines: list[str], against: list[str]) -> str:
@@ -243,19 +266,20 @@ def answer_step(record: dict, fault: dict, screen: "Screen") -> list[dict] | str
         answer = screen.ask(PROMPT)
         if answer == "q":
             raise Quit
-        if answer == "a":
-            return row
         if answer in ("d", "s"):
             return answer
+        if answer == "a":
+            return row
         if answer == "o" and other:
             return other
         if answer == "o":
             screen.say("There are no other calls to take.")
         elif answer == "e":
-            before, draft = draft, edit(draft, screen)
-            if draft == before:
+            edited = edit(draft, screen)
+            if edited == draft:
                 screen.say("Nothing has changed.")
                 continue
+            draft = edited
             try:
                 calls = JSON.decode(draft)
                 check_new(calls, record)

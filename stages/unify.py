@@ -1,6 +1,9 @@
-"""Records of all sources -> one training file and one held-out file without repetitions and test questions.
+"""The stage unify (paper, 3.3): records of all sources -> one file to train on and one that is held out.
 
-    counts = unify([Path("verified.jsonl")], Path("made"), read_evaluation([Path("bfcl")]))
+    tally = unify([Path("verified.jsonl")], Path("made"), read_evaluation([Path("bfcl")]))
+
+The paper unifies its data into one JSON format, which records have from `convert` on (data.py). It tells
+nothing of repetitions, of test questions among the data, or of held-out rows: what follows are our decisions.
 
 Every row ends in train.jsonl, in heldout.jsonl, or in unify.refused.jsonl under the first of these reasons:
 
@@ -25,10 +28,9 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +38,10 @@ from tqdm import tqdm
 
 from cli import UserError, write_whole
 from data import read_line
+from sources.rows import read_rows
+from stages.process import HELD_OUT, TRAIN, Tally
 
-TRAIN, HELD_OUT, ASIDE = "train", "heldout", "unify.refused"  # names of files
+ASIDE = "unify.refused"  # as TRAIN and HELD_OUT, the name of a file
 NAMES = ("executable", "all", "none")  # of BFCL's functions, those whose names set a row aside
 SHORTEST = 16  # letters of a query that is worth comparing: `Yes, please.` is everybody's
 
@@ -63,6 +67,7 @@ def digest(*parts: object) -> bytes:
 
 
 def queries_of(record: dict) -> list[str]:
+    """The user turns of a record, in the form for comparison."""
     return [plain(turn["content"]) for turn in record["trajectory"] if turn["role"] == "user"]
 
 
@@ -74,6 +79,7 @@ def function_keys(record: dict) -> tuple[set[str], set[str]]:
 
 
 def dataset_of(record: dict, default: str) -> str:
+    """The data set that a record says it is from."""
     source = record.get("source")
     return str(source.get("dataset", default)) if isinstance(source, dict) else default
 
@@ -92,62 +98,70 @@ class Evaluation(NamedTuple):
 def read_evaluation(paths: list[Path]) -> Evaluation:
     """The questions of files and folders (.json and .jsonl in it) in their published forms.
 
-    Raises UserError for a file that is no JSON, and where a path holds no question at all: a check against
-    nothing would look like a clean result.
+    Raises UserError for a file that cannot be read, and where a path holds no question at all: a check
+    against nothing would look like a clean result.
     """
     found = Evaluation(set(), set(), set())
     for path in paths:
-        count = 0
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file == path or file.suffix in (".json", ".jsonl") and file.is_file():
-                count += sum(add_question(found, row, file) for row in evaluation_rows(file))
-        if not count:
+        questions = 0
+        for file in files_in(path):
+            for row in read_rows(file):
+                if isinstance(row, dict):
+                    questions += add_question(found, row, file.stem)
+        if not questions:
             wanted = "wanted files of BFCL, GSM8K, MATH or StableToolBench as published"
             raise UserError(f"--evaluation {path}: holds no question; {wanted}")
     return found
 
 
-def evaluation_rows(path: Path) -> Iterator[Any]:
-    """The rows of a JSON array, or of JSON Lines (as BFCL's .json files are)."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--evaluation {path}: cannot be read ({error}); name files or folders") from None
-    try:
-        try:
-            whole = json.loads(text)
-            yield from whole if isinstance(whole, list) else [whole]
-        except json.JSONDecodeError:
-            yield from [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--evaluation {path}: not JSON ({error}); use the files as published") from None
+def files_in(path: Path) -> list[Path]:
+    """The file, or the JSON files of a folder."""
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return [file for file in files if file.suffix in (".json", ".jsonl")]
 
 
-def add_question(found: Evaluation, row: Any, file: Path) -> bool:
+def add_question(found: Evaluation, row: dict, file: str) -> bool:
     """Add what a row asks; False if it is no question (answers and schemas lie beside them)."""
-    if not isinstance(row, dict):
-        return False
-    question = row.get("question")
-    if isinstance(question, list):  # BFCL: turns of messages
-        messages = [m for turn in question if isinstance(turn, list) for m in turn if isinstance(m, dict)]
-        texts = [m.get("content") for m in messages if m.get("role") == "user"]
-    elif isinstance(question, str) and "answer" in row:  # GSM8K
-        texts = [question]
-    elif "problem" in row and "solution" in row:  # MATH
-        texts = [row["problem"]]
-    else:  # StableToolBench, where each query has its list of APIs
-        texts = [row.get("query")] if "api_list" in row else []
-    queries = {plain(text) for text in texts if isinstance(text, str)}
+    queries = {plain(text) for text in questions_of(row) if isinstance(text, str)}
     found.queries.update(query for query in queries if len(query) >= SHORTEST)
-    if isinstance(question, list) and isinstance(row.get("function"), list):
+    if isinstance(row.get("question"), list) and isinstance(row.get("function"), list):  # BFCL
         functions = [function for function in row["function"] if isinstance(function, dict)]
-        executable = re.search(r"exec|rest\b", file.stem)
         names = {function_key(str(function.get("name"))) for function in functions}
-        (found.executable if executable else found.other).update(names)
+        if re.search(r"exec|rest\b", file):
+            found.executable.update(names)
+        else:
+            found.other.update(names)
     return bool(queries)
 
 
+def questions_of(row: dict) -> list[Any]:
+    """What a row of a test set asks, in each set's own form."""
+    question = row.get("question")
+    if isinstance(question, list):  # BFCL: turns of messages
+        turns = [turn for turn in question if isinstance(turn, list)]
+        messages = [message for turn in turns for message in turn if isinstance(message, dict)]
+        return [message.get("content") for message in messages if message.get("role") == "user"]
+    if isinstance(question, str) and "answer" in row:  # GSM8K
+        return [question]
+    if "problem" in row and "solution" in row:  # MATH
+        return [row["problem"]]
+    if "api_list" in row:  # StableToolBench: each query has its list of APIs
+        return [row.get("query")]
+    return []
+
+
 # ---- where a row goes ----
+
+
+class Rules(NamedTuple):
+    """What decides where a row goes."""
+
+    evaluation: Evaluation
+    seed: int
+    share: float  # of function names, and of rows without functions, that are held out
+    names: str  # one of NAMES
 
 
 def share_of(*parts: object) -> float:
@@ -163,31 +177,47 @@ def is_held_out(name: str, seed: int, share: float) -> bool:
 
 
 def held_out(names: set[str], seed: int, share: float) -> set[str]:
+    """Those of the functions that are held out."""
     return {name for name in names if is_held_out(name, seed, share)}
 
 
-def place(record: dict, evaluation: Evaluation, seed: int, share: float, names: str) -> str:
+def place(record: dict, rules: Rules) -> str:
     """TRAIN, HELD_OUT, or the reason why the row is neither's. See the rules at the top of this file."""
     offered, called = function_keys(record)
-    if not evaluation.queries.isdisjoint(queries_of(record)):
+    if not rules.evaluation.queries.isdisjoint(queries_of(record)):
         return "query of an evaluation set"
-    forbidden = {"executable": [evaluation.executable], "all": evaluation[1:], "none": []}[names]
-    if any(not taken.isdisjoint(offered | called) for taken in forbidden):
+    if not forbidden(rules).isdisjoint(offered | called):
         return "function of an evaluation set"
-    if not offered | called:
-        return HELD_OUT if share_of(seed, queries_of(record)[0]) < share else TRAIN
-    held = held_out(offered | called, seed, share)
-    if held and (called or offered) <= held:
+    if not offered and not called:
+        query = queries_of(record)[0]
+        return HELD_OUT if share_of(rules.seed, query) < rules.share else TRAIN
+    held = held_out(offered | called, rules.seed, rules.share)
+    deciding = called or offered
+    if deciding <= held:
         return HELD_OUT
-    off = [tool["name"] for tool in record.get("tools", ()) if function_key(tool["name"]) in held]
+    if called & held or speaks_of(record, held):
+        return "between train and held-out"
+    return TRAIN
+
+
+def forbidden(rules: Rules) -> set[str]:
+    """The functions of BFCL that no row may offer or call."""
+    if rules.names == "all":
+        return rules.evaluation.executable | rules.evaluation.other
+    return rules.evaluation.executable if rules.names == "executable" else set()
+
+
+def speaks_of(record: dict, functions: set[str]) -> bool:
+    """Whether a text of the record names one of these functions that it offers."""
+    names = [tool["name"] for tool in record.get("tools", ()) if function_key(tool["name"]) in functions]
     texts = "\n".join(turn.get("content", "") for turn in record["trajectory"])
-    return "between train and held-out" if called & held or any(n in texts for n in off) else TRAIN
+    return any(name in texts for name in names)
 
 
-def without_held_out(record: dict, seed: int, share: float) -> dict:
+def without_held_out(record: dict, rules: Rules) -> dict:
     """The record without the functions on offer that are held out."""
-    held = held_out(function_keys(record)[0], seed, share)
-    return record | {"tools": [t for t in record["tools"] if function_key(t["name"]) not in held]}
+    held = held_out(function_keys(record)[0], rules.seed, rules.share)
+    return record | {"tools": [tool for tool in record["tools"] if function_key(tool["name"]) not in held]}
 
 
 # ---- files ----
@@ -207,9 +237,7 @@ class Entry(NamedTuple):
     held: bool  # offers or calls a held-out function
 
 
-def read_entries(
-    paths: list[Path], evaluation: Evaluation, seed: int, share: float, names: str, hide: bool | None
-) -> Iterator[Entry]:
+def read_entries(paths: list[Path], rules: Rules, hide: bool | None) -> Iterator[Entry]:
     """One entry per row. Raises UserError: file, line, field."""
     datasets: dict[str, str] = {}  # one string object for each name
     total = sum(path.stat().st_size for path in paths if path.is_file())
@@ -220,21 +248,28 @@ def read_entries(
                 if not line.strip():
                     continue
                 record = read_line(line, f"{path}:{count}")
-                turns = [turn for turn in record["trajectory"] if turn["role"] == "executor"]
-                actions = [turn.get("calls", turn.get("content")) for turn in turns]
                 dataset = dataset_of(record, path.name)
-                offered, called = function_keys(record)
-                yield Entry(
-                    digest(seed, line.strip().decode("utf-8-sig")),
-                    number,
-                    start,
-                    datasets.setdefault(dataset, dataset),
-                    place(record, evaluation, seed, share, names),
-                    digest({key: value for key, value in record.items() if key != "source"}),
-                    digest(queries_of(record), actions),
-                    any(not known.isdisjoint(offered | called) for known in evaluation[1:]),
-                    bool(held_out(offered | called, seed, share)),
-                )
+                order = digest(rules.seed, line.strip().decode("utf-8-sig"))
+                yield entry_of(record, rules, order, number, start, datasets.setdefault(dataset, dataset))
+
+
+def entry_of(record: dict, rules: Rules, order: bytes, file: int, start: int, dataset: str) -> Entry:
+    """What is kept in memory of a row."""
+    executors = [turn for turn in record["trajectory"] if turn["role"] == "executor"]
+    actions = [turn.get("calls", turn.get("content")) for turn in executors]
+    offered, called = function_keys(record)
+    functions, known = offered | called, rules.evaluation
+    return Entry(
+        order=order,
+        file=file,
+        start=start,
+        dataset=dataset,
+        verdict=place(record, rules),
+        same=digest({key: value for key, value in record.items() if key != "source"}),
+        alike=digest(queries_of(record), actions),
+        named=not (known.executable.isdisjoint(functions) and known.other.isdisjoint(functions)),
+        held=bool(held_out(functions, rules.seed, rules.share)),
+    )
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -257,47 +292,58 @@ def unify(
     share: float = 0.02,
     names: str = "executable",
     hide: bool | None = None,
-) -> Counter[tuple[str, str]]:
-    """Write train.jsonl, heldout.jsonl and unify.refused.jsonl; count rows by (dataset, what became of them).
+) -> Tally:
+    """Write train.jsonl, heldout.jsonl and unify.refused.jsonl; count what became of the rows.
 
     share, within [0, 1], is of function names, and of rows without functions. What is counted is "rows in",
     TRAIN, HELD_OUT, "refused: REASON", and "kept: ..." for remarks on the other rows. Raises UserError.
     """
-    entries = sorted(read_entries(paths, evaluation, seed, share, names, hide))
+    rules = Rules(evaluation, seed, share, names)
+    entries = sorted(read_entries(paths, rules, hide))
     if not entries:
         raise UserError(f"{paths[0]}: is empty; wanted records, one JSON object per line")
-    chosen: dict[str, list[tuple[Entry, str]]] = {TRAIN: [], HELD_OUT: [], ASIDE: []}
-    counts: Counter[tuple[str, str]] = Counter()
+    tally = Tally("unify")
+    rows: dict[str, list[tuple[Entry, str]]] = {TRAIN: [], HELD_OUT: [], ASIDE: []}
     seen: set[bytes] = set()
     for entry in entries:
-        verdict = entry.verdict
-        if verdict in (TRAIN, HELD_OUT):
-            again = {entry.same: "same as another row", entry.alike: "same query and calls"}
-            verdict = next((reason for key, reason in again.items() if key in seen), verdict)
-            seen.update(again)
-        target = verdict if verdict in chosen else ASIDE
-        chosen[target].append((entry, verdict))
-        counts[entry.dataset, "rows in"] += 1
-        counts[entry.dataset, verdict if target != ASIDE else f"refused: {verdict}"] += 1
-        if entry.named and target != ASIDE:
-            counts[entry.dataset, "kept: rows with a function named as one of BFCL's"] += 1
-        if entry.held and target == TRAIN:
-            counts[entry.dataset, "kept: rows without the held-out functions that they offered"] += 1
-    for target, rows in chosen.items():
-        copy_lines(
-            folder / f"{target}.jsonl", paths, rows, partial(without_held_out, seed=seed, share=share), hide
-        )
-    return counts
+        verdict = verdict_of(entry, seen)
+        rows[verdict if verdict in rows else ASIDE].append((entry, verdict))
+        tally.counts.update((entry.dataset, what) for what in remarks(entry, verdict))
+    for target, chosen in rows.items():
+        copy_lines(folder / f"{target}.jsonl", paths, chosen, rules, hide)
+    return tally
+
+
+def verdict_of(entry: Entry, seen: set[bytes]) -> str:
+    """The entry's verdict, but for repetitions of what is kept; `seen`, the digests of that, grows."""
+    if entry.verdict not in (TRAIN, HELD_OUT):
+        return entry.verdict
+    verdict = entry.verdict
+    if entry.same in seen:
+        verdict = "same as another row"
+    elif entry.alike in seen:
+        verdict = "same query and calls"
+    seen.update((entry.same, entry.alike))
+    return verdict
+
+
+def remarks(entry: Entry, verdict: str) -> Iterator[str]:
+    """What a row counts as in the report."""
+    yield "rows in"
+    if verdict not in (TRAIN, HELD_OUT):
+        yield f"refused: {verdict}"
+        return
+    yield verdict
+    if entry.named:
+        yield "kept: rows with a function named as one of BFCL's"
+    if entry.held and verdict == TRAIN:
+        yield "kept: rows without the held-out functions that they offered"
 
 
 def copy_lines(
-    target: Path,
-    paths: list[Path],
-    rows: list[tuple[Entry, str]],
-    trim: Callable[[dict], dict],
-    hide: bool | None,
+    target: Path, paths: list[Path], rows: list[tuple[Entry, str]], rules: Rules, hide: bool | None
 ) -> None:
-    """Write the rows' lines, through `trim` in train.jsonl; of those set aside the reason and the source."""
+    """Write the rows' lines to a file of their own."""
 
     def write(temporary: Path) -> None:
         with ExitStack() as stack, open(temporary, "wb") as out:
@@ -305,15 +351,18 @@ def copy_lines(
             for entry, verdict in tqdm(rows, desc=target.name, unit=" rows", disable=hide):
                 inputs[entry.file].seek(entry.start)
                 line = inputs[entry.file].readline().strip().removeprefix(b"\xef\xbb\xbf")
-                if target.stem == ASIDE:
-                    line = encoded(
-                        {"stage": "unify", "reason": verdict, "source": json.loads(line).get("source")}
-                    )
-                elif verdict == TRAIN and entry.held:
-                    line = encoded(trim(json.loads(line)))
-                out.write(line + b"\n")
+                out.write(line_for(line, entry, verdict, rules) + b"\n")
 
     write_whole(target, write)
+
+
+def line_for(line: bytes, entry: Entry, verdict: str, rules: Rules) -> bytes:
+    """The line as it stands in the output: trimmed for train.jsonl; of a row set aside, reason and source."""
+    if verdict == TRAIN and entry.held:
+        return encoded(without_held_out(json.loads(line), rules))
+    if verdict in (TRAIN, HELD_OUT):
+        return line
+    return encoded({"stage": "unify", "reason": verdict, "source": json.loads(line).get("source")})
 
 
 def encoded(value: dict) -> bytes:

@@ -1,4 +1,4 @@
-r"""The pipeline's stage verify (paper, 3.3): the three kinds of fault in what executors do.
+"""The stage verify (paper, 3.3, Reliability Verification): the three kinds of fault in what executors do.
 
     fault                                   found by                           then
     function that is not on offer           a rule                             calls of a second model
@@ -23,13 +23,13 @@ Decisions, where the paper and the data formats are silent:
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import data
 from formats.calls import BEFORE, JSON, check_call, check_calls, parse_calls, same_calls
-from sources.record import end_of_query, is_error
+from sources.record import end_of_query, is_error, is_observed
 from sources.rows import Refused
 from stages import review
 from stages.asking import DATA, Fault, consult, quoted, shown, unfenced
@@ -37,7 +37,7 @@ from stages.code import code_faults
 from stages.complete import complete, completed
 from stages.edits import marked, replaced, source_of
 from stages.process import Results
-from tools.endpoint import Ask
+from tools.endpoint import Ask, Message
 from tools.mock import Tools
 from tools.sandbox import Sandbox
 
@@ -63,7 +63,7 @@ def verify(
         faults = code_faults(record, python)
         return Verdict("refused" if faults else "pass", record, faults)
     record, found = forgive(record, step_faults(record, environment))
-    corrected = [i for i, fault in found.items() if fault["kind"] in (UNREADABLE, UNKNOWN, SIMILAR)]
+    corrected = [i for i, fault in found.items() if fault["kind"] in TO_CORRECT]
     for i in corrected:
         fault = found.pop(i)
         try:
@@ -76,24 +76,41 @@ def verify(
     return Verdict("review" if found else "pass", record, list(found.values()))
 
 
+def requests(record: dict, environment: Tools | None = None) -> Iterator[list[Message]]:
+    """What the stage asks first about each step, for a preview. Raises Refused where `verify` refuses."""
+    if data.domain_of(record) == "math":
+        return
+    record, found = forgive(record, step_faults(record, environment))
+    corrected = [i for i, fault in found.items() if fault["kind"] in TO_CORRECT]
+    for i in corrected:
+        check_unobserved(record, i, found[i]["kind"])
+        yield correction_request(record, i, found[i])
+    for i in steps_to_compare(record, corrected):
+        yield other_request(record, i)
+
+
 # ---- rules ----
 
 UNREADABLE, UNKNOWN = "unreadable call", "function not on offer"
 SIMILAR = "function not on offer, but a similar one"
+TO_CORRECT = (UNREADABLE, UNKNOWN, SIMILAR)
 MISFIT = re.compile(r": (missing|unknown|got)\b")  # in what check_call says
 MISFITS = {"missing": "missing argument", "unknown": "unknown argument", "got": "wrong type or value"}
 
 
 def step_faults(record: dict, environment: Tools | None = None) -> dict[int, dict]:
-    """The fault of each executor turn that has one, by number of the turn: the first function that is not on
-    offer, which no person is to wave through, or else the first fault."""
+    """The fault of each executor turn that has one, by number of the turn.
+
+    Of several it is the first function that is not on offer, which no person is to wave through, or else the
+    first fault.
+    """
     found = {}
     for i, turn in enumerate(record["trajectory"]):
         if "calls" in turn:
             faults = [fault for call in turn["calls"] if (fault := call_fault(call, record, environment))]
+            graver = [fault for fault in faults if fault["kind"] in TO_CORRECT]
             if faults:
-                fault = min(faults, key=lambda fault: fault["kind"] not in (UNKNOWN, SIMILAR))
-                found[i] = {"path": f"trajectory.{i}.calls"} | fault
+                found[i] = {"path": f"trajectory.{i}.calls"} | [*graver, *faults][0]
         elif turn["role"] == "executor":
             path = f"trajectory.{i}.content"
             found[i] = {"path": path, "kind": UNREADABLE, "detail": turn["content"][:200]}
@@ -116,8 +133,17 @@ def call_fault(call: dict, record: dict, environment: Tools | None) -> dict | No
 
 def similar(name: str, tools: list[dict]) -> bool:
     """Is one on offer meant? Another spelling, a part of the name, call syntax glued on."""
-    spelled = [re.sub(r"[\W_]", "", n).lower() for n in (name.split("(")[0], *(t["name"] for t in tools))]
-    return any(a.endswith(b) or b.endswith(a) for a in spelled[:1] for b in spelled[1:] if a and b)
+    meant = letters_of(name.split("(")[0])
+    for tool in tools:
+        known = letters_of(tool["name"])
+        if meant and known and (meant.endswith(known) or known.endswith(meant)):
+            return True
+    return False
+
+
+def letters_of(name: str) -> str:
+    """Its letters and digits, small."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 # ---- recovery from errors ----
@@ -125,15 +151,22 @@ def similar(name: str, tools: list[dict]) -> bool:
 
 def forgive(record: dict, found: dict[int, dict]) -> tuple[dict, dict[int, dict]]:
     """Mark the faulty steps that were answered by an error and mended later, and take them off `found`."""
-    turns, mended = record["trajectory"], []
-    for i in found:
-        behind = turns[i + 1 : i + 2]
-        failed = any(turn["role"] == "observation" and is_error(turn["content"]) for turn in behind)
-        later = (j for j in range(i + 1, end_of_query(turns, i)) if turns[j]["role"] == "executor")
-        if failed and any(j not in found for j in later):
-            mended.append(i)
+    mended = [i for i in found if failed(record["trajectory"], i) and mended_later(record, i, found)]
     record = marked(record, "recovered", [found[i]["path"] for i in mended])
     return record, {i: fault for i, fault in found.items() if i not in mended}
+
+
+def failed(turns: list[dict], i: int) -> bool:
+    """Whether the turn behind turn i is an observation that reports an error."""
+    behind = turns[i + 1] if i + 1 < len(turns) else {}
+    return behind.get("role") == "observation" and is_error(behind["content"])
+
+
+def mended_later(record: dict, i: int, found: dict[int, dict]) -> bool:
+    """Whether a step without a fault follows step i for the same query."""
+    turns = record["trajectory"]
+    later = [j for j in range(i + 1, end_of_query(turns, i)) if turns[j]["role"] == "executor"]
+    return any(j not in found for j in later)
 
 
 # ---- calls of a second model ----
@@ -150,20 +183,24 @@ observations give them, optional arguments only where the query asks for them; s
 needs the result of another. Answer with {FORM}."""
 
 
-def other_calls(record: dict, i: int, ask: Ask, environment: Tools | None, remark: str = "") -> list[dict]:
-    """The calls that a second model makes in step i, not knowing those that stand there. Raises Refused."""
+def other_request(record: dict, i: int, remark: str = "") -> list[Message]:
+    """The messages that ask for the calls of step i, and do not show those that stand there."""
     turns, completed = dict(enumerate(record["trajectory"][:i])), source_of(record).get("completed", [])
-    for j, turn in [*turns.items()]:
+    for j, turn in enumerate(record["trajectory"][:i]):
         if turn["role"] == "reasoner" and (not turn["content"] or f"trajectory.{j}.content" in completed):
             del turns[j]
     asked = f"Functions and history:\n{shown(record, turns)}\n\n{remark}Answer with {FORM}."
-    messages = [{"role": "system", "content": EXECUTOR}, {"role": "user", "content": asked}]
+    return [{"role": "system", "content": EXECUTOR}, {"role": "user", "content": asked}]
+
+
+def other_calls(messages: list[Message], record: dict, ask: Ask, environment: Tools | None) -> list[dict]:
+    """The calls that a second model answers with. Raises Refused."""
     fault_of = partial(call_fault, record=record, environment=environment)
     return consult(ask, messages, partial(read_calls, fault_of=fault_of), "second model")
 
 
 def read_calls(answer: str, fault_of: Callable[[dict], dict | None]) -> list[dict]:
-    """Calls without a fault, from a JSON list or the notation of calls.py. Raises complete.Fault."""
+    """Calls without a fault, from a JSON list or the notation of formats/calls.py. Raises Fault."""
     text = unfenced(answer).strip()
     try:
         calls = parse_calls(text) if BEFORE.match(text) else JSON.decode(text)
@@ -171,77 +208,103 @@ def read_calls(answer: str, fault_of: Callable[[dict], dict | None]) -> list[dic
             check_calls(calls, "calls")
     except (ValueError, RecursionError) as error:
         raise Fault("unreadable calls", f"{error}; wanted {FORM}") from None
-    if wrong := next(filter(None, map(fault_of, calls)), None):
-        raise Fault("faulty calls", wrong["detail"])
+    for call in calls:
+        if fault := fault_of(call):
+            raise Fault("faulty calls", fault["detail"])
     return calls
+
+
+def check_unobserved(record: dict, i: int, kind: str) -> None:
+    """Raises Refused where a result follows step i: it would belong to calls that no longer stand there."""
+    if is_observed(record["trajectory"], i):
+        raise Refused(f"{kind}, and its result follows")
+
+
+def correction_request(record: dict, i: int, fault: dict) -> list[Message]:
+    """`other_request`, and what is wrong. Raises Refused where a text of the data names the function."""
+    turns = record["trajectory"]
+    offered = [tool["name"] for tool in record.get("tools", [])]
+    names = [call["name"] for call in turns[i].get("calls", []) if call["name"] not in offered]
+    for turn in replaced(record, i, [])["trajectory"][max(i - 1, 0) : end_of_query(turns, i)]:
+        for name in names:
+            if name in turn.get("content", ""):
+                raise Refused(f"{fault['kind']}, and a text names it", name)
+    wrong = f"An earlier attempt was wrong: {quoted(turns[i])}, because {quoted(fault['detail'])}. "
+    return other_request(record, i, wrong)
 
 
 def correct(record: dict, i: int, fault: dict, ask: Ask | None, environment: Tools | None) -> dict:
     """The record with a second model's calls in step i. Raises Refused."""
-    turns, kind = record["trajectory"], fault["kind"]
-    end = end_of_query(turns, i)
-    if any(turn["role"] == "observation" for turn in turns[i:end]):
-        raise Refused(f"{kind}, and its result follows")
+    check_unobserved(record, i, fault["kind"])
     if not ask:
-        raise Refused(kind)
-    offered = [tool["name"] for tool in record.get("tools", [])]
-    names = [call["name"] for call in turns[i].get("calls", []) if call["name"] not in offered]
-    for turn in replaced(record, i, [])["trajectory"][max(i - 1, 0) : end]:
-        if named := [name for name in names if name in turn.get("content", "")]:
-            raise Refused(f"{kind}, and a text names it", named[0])
-    wrong = f"An earlier attempt was wrong: {quoted(turns[i])}, because {quoted(fault['detail'])}. "
-    calls = other_calls(record, i, ask, environment, wrong)
+        raise Refused(fault["kind"])
+    calls = other_calls(correction_request(record, i, fault), record, ask, environment)
     if not calls:
-        raise Refused(f"{kind}, and none serves")
+        raise Refused(f"{fault['kind']}, and none serves")
     return marked(complete(replaced(record, i, calls), ask), "corrected", [f"trajectory.{i}.calls"])
+
+
+def steps_to_compare(record: dict, corrected: list[int]) -> list[int]:
+    """The steps with calls, but for those kept as faulty and those that have the second model's already."""
+    recovered = source_of(record).get("recovered", [])
+    steps = [i for i, turn in enumerate(record["trajectory"]) if "calls" in turn]
+    return [i for i in steps if i not in corrected and f"trajectory.{i}.calls" not in recovered]
 
 
 def second_opinions(
     record: dict, found: dict[int, dict], corrected: list[int], ask: Ask, environment: Tools | None
 ) -> dict[int, dict]:
-    """`found` with other calls for its steps, and the steps in which a second model calls otherwise.
-
-    Not asked about are the steps that are kept as faulty, or have the second model's calls already.
-    """
-    faults, tools = {}, record.get("tools", [])
-    recovered = source_of(record).get("recovered", [])
-    for i, turn in enumerate(record["trajectory"]):
-        path = f"trajectory.{i}.calls"
-        if "calls" not in turn or path in recovered or i in corrected:
-            continue
+    """`found` with other calls for its steps, and the steps in which a second model calls otherwise."""
+    faults = {}
+    for i in steps_to_compare(record, corrected):
         fault, other = found.get(i), None
         try:
-            other = other_calls(record, i, ask, environment)
-            if not fault and (kind := difference(turn["calls"], other, tools)):
-                fault = {"path": path, "kind": kind, "detail": quoted(other)[:200]}
+            other = other_calls(other_request(record, i), record, ask, environment)
+            if not fault:
+                fault = disagreement(record, i, other)
         except Refused as error:
-            fault = fault or {"path": path, "kind": error.reason, "detail": error.detail}
+            if not fault:
+                path = f"trajectory.{i}.calls"
+                fault = {"path": path, "kind": error.reason, "detail": error.detail}
         if fault:
             faults[i] = fault | {"other": other}
     return faults
+
+
+def disagreement(record: dict, i: int, other: list[dict]) -> dict | None:
+    """The fault of a step in which the second model calls otherwise."""
+    kind = difference(record["trajectory"][i]["calls"], other, record.get("tools", []))
+    if not kind:
+        return None
+    return {"path": f"trajectory.{i}.calls", "kind": kind, "detail": quoted(other)[:200]}
 
 
 def difference(row: list[dict], other: list[dict], tools: list[dict]) -> str | None:
     """In what the second model's calls differ from the row's, for counting; None if they are the same."""
     if same_calls(without_defaults(row, tools), without_defaults(other, tools)):
         return None
-    names, others = (sorted(call["name"] for call in calls) for calls in (row, other))
+    names, others = sorted(call["name"] for call in row), sorted(call["name"] for call in other)
     if names == others:
         return "second model: other arguments"
     if not other:
         return "second model: no call"
-    return f"second model: other {'number of calls' if set(names) == set(others) else 'functions'}"
+    if set(names) == set(others):
+        return "second model: other number of calls"
+    return "second model: other functions"
 
 
 def without_defaults(calls: list[dict], tools: list[dict]) -> list[dict]:
     """The calls without optional arguments that have the value they would have anyway."""
-    known, out = {tool["name"]: tool.get("parameters", {}) for tool in tools}, []
+    schemas, out = {tool["name"]: tool.get("parameters", {}) for tool in tools}, []
     for call in calls:
-        schema = known[call["name"]]
-        free = {n: p for n, p in schema.get("properties", {}).items() if n not in schema.get("required", [])}
-        usual = {name: json.dumps(p["default"]) for name, p in free.items() if "default" in p}
-        given = {n: value for n, value in call["arguments"].items() if json.dumps(value) != usual.get(n)}
-        out.append({"name": call["name"], "arguments": given})
+        schema = schemas[call["name"]]
+        defaults = {}
+        for name, parameter in schema.get("properties", {}).items():
+            if "default" in parameter and name not in schema.get("required", []):
+                defaults[name] = json.dumps(parameter["default"])  # True is not 1
+        given = call["arguments"]
+        kept = {name: value for name, value in given.items() if json.dumps(value) != defaults.get(name)}
+        out.append({"name": call["name"], "arguments": kept})
     return out
 
 
@@ -253,14 +316,17 @@ def verify_row(
     environment: Tools | None,
     python: Callable[[], Sandbox] | None,
 ) -> Results:
-    """decisions: a person's, by id of the row in the review file."""
+    """The record with source.verified, or the row that waits for a person. Raises Refused.
+
+    decisions: a person's, by id of the row in the review file. The rest is as in `verify`.
+    """
     verdict, record, faults = verify(record, ask, environment, python)
     if verdict == "refused":
         raise Refused(faults[0]["kind"], faults[0]["detail"])
     outcome = None
     if verdict == "review":
         row = review.review_row(record, faults)
-        ((record, outcome),) = review.merge([row], decisions)
+        record, outcome = review.decided(row, decisions)
         if outcome == "undecided":
             return [("review", row)]
         if outcome == "dropped in review":

@@ -6,9 +6,8 @@ import pytest
 
 from data import check_record
 from sources.rows import Refused
-from stages.asking import ATTEMPTS, quoted
+from stages.asking import ATTEMPTS
 from stages.complete import LONGEST, complete, given_away, request
-from stages.judge import judge, too_low
 
 WEATHER = {"name": "get_weather", "description": "Weather of a city."}
 WEATHER["parameters"] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -249,12 +248,6 @@ def test_no_text_leaves_its_string():
     assert dirty.splitlines() == dirty.split("\n")
 
 
-def test_quoted_is_the_same_json():
-    for text in (INJECTION, "a < b <3 <b>", "é\U0001f600巴", "\u200d\u200c"):
-        assert json.loads(quoted({"x": text})) == {"x": text}
-    assert quoted("a < b") == '"a < b"'
-
-
 def test_a_model_that_obeys_an_injection():
     """What it then says is held against the same checks; keys that the data asks for are not taken."""
     with pytest.raises(Refused, match="further key"):
@@ -341,59 +334,3 @@ def test_what_may_be_known_is_not_given_away():
     assert given_away("At 2300.", record, 1)
     record["trajectory"][2]["calls"][0]["arguments"]["price"] = 2300
     assert not given_away("At 2300.", record, 1)
-
-
-# ---- judge ----
-
-SCORES = {"overall": 8, "steps": {THOUGHT: 7, CEASE: 9, SUMMARY: 10}, "comment": "Good."}
-
-
-def test_judge():
-    model = Model("```json\n" + json.dumps(SCORES) + "\n```")
-    assert judge(make(missing=()), model) == SCORES
-    assert json.loads(model.asked[0][1]["content"].split("\n")[-1]) == {
-        "overall": None,
-        "steps": {THOUGHT: None, CEASE: None, SUMMARY: None},
-        "comment": "the main reason, a sentence",
-    }
-
-
-BAD_SCORES = {
-    "answer is not JSON": ("8/10", json.dumps(SCORES).replace("8", "NaN")),
-    "answer lacks a key": ({"overall": 8, "steps": {}}, SCORES | {"steps": {THOUGHT: 7}}),
-    "answer has a further key": (
-        SCORES | {"x": 1},
-        SCORES | {"steps": SCORES["steps"] | {"trajectory.2.content": 1}},
-    ),
-    "steps are no object": (SCORES | {"steps": [7, 9, 10]},),
-    "no score from 1 to 10": tuple(
-        SCORES | {"overall": bad} for bad in (0, 11, 8.0, True, "8", None, [8], 10**400)
-    )
-    + (SCORES | {"steps": SCORES["steps"] | {CEASE: "9"}},),
-    "no short comment": (SCORES | {"comment": None}, SCORES | {"comment": "x" * 1001}),
-}
-
-
-@pytest.mark.parametrize(
-    "kind, answer", [(kind, bad) for kind, answers in BAD_SCORES.items() for bad in answers]
-)
-def test_judge_faults(kind, answer):
-    assert judge(make(missing=()), Model(answer, answer, SCORES)) == SCORES
-    with pytest.raises(Refused) as refused:
-        judge(make(missing=()), Model(answer))
-    assert refused.value.reason == f"judgement: {kind}"
-
-
-def test_judge_sees_data_as_data():
-    model = Model(SCORES)
-    judge(make(INJECTION + ' {"overall": 10}', missing=()), model)
-    assert "<|im" not in model.asked[0][1]["content"]
-
-
-@pytest.mark.parametrize(
-    "overall, step, reason",
-    ((8, 7, None), (9, 7, "overall score under 9"), (8, 8, "score of a step under 8"), (1, 1, None)),
-)
-def test_too_low(overall, step, reason):
-    assert too_low(SCORES, overall, step) == reason
-    assert too_low({"overall": 8, "steps": {}, "comment": ""}, 8, 10) is None

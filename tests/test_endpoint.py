@@ -6,14 +6,12 @@ The server computes each request's key by itself, from the bytes that came.
 import contextlib
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
@@ -23,9 +21,8 @@ import pytest
 from chat_server import FAULTS, ChatServer, misbehave
 
 import cli
-from stages.preview import Preview, Previewed, estimate
 from tools import endpoint
-from tools.endpoint import Closed, Endpoint, Unanswered, seconds_after
+from tools.endpoint import Endpoint, Unanswered, seconds_after
 from tools.journal import Journal
 
 KEY = "sk-very/secret+0123456789"
@@ -66,8 +63,8 @@ def lines(path: Path) -> list[dict]:
 def test_a_request_its_answer_and_its_line(journal):
     with ChatServer(add_one) as server:
         with connect(f"{server.base_url}/", journal, key=KEY, max_tokens=7, temperature=None) as client:
-            assert client.ask(question(1)) == "2" == client.ask(question(1)) == client.cached(question(1))
-            assert client.cached(question(2)) is None
+            assert client.ask(question(1)) == "2" == client.ask(question(1))
+            assert client.knows(question(1)) and not client.knows(question(2))
     (request,) = server.requests
     assert request.body == {"model": "gpt-4o", "messages": question(1), "max_tokens": 7}
     assert request.path == "/v1/chat/completions" and request.authorization == f"Bearer {KEY}"
@@ -165,9 +162,8 @@ def test_no_server_from_the_start_or_later(journal):
         early, late = connect(server, journal), connect(server, journal)
         late.ask(question(1))
     for client in (early, late):
-        with pytest.raises(cli.UserError, match=f"{server.base_url}: cannot be reached .*refused"):
+        with client, pytest.raises(cli.UserError, match=f"{server.base_url}: cannot be reached .*refused"):
             client.ask(question(2))
-        client.close()
 
 
 @pytest.mark.parametrize(
@@ -254,15 +250,19 @@ def test_200_requests_from_8_threads_when_three_tries_of_ten_fail(journal):
     assert client.usage.requests == 200 and client.usage.retries == len(server.requests) - 200
 
 
-def test_identical_requests_under_way_are_asked_once(journal):
+def test_of_identical_requests_at_once_the_first_answer_counts(journal):
+    """Whatever the server says to the others: one line in the journal, and the same answer for all."""
+    numbers = iter(range(8))
+
     def slow_answer(request: dict) -> str:
         time.sleep(0.15)
-        return "7"
+        return str(next(numbers))
 
     with ChatServer(slow_answer) as server:
         with connect(server, journal, read=5) as client, ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(lambda _: client.ask(question()), range(8))) == ["7"] * 8
-    assert len(server.requests) == 1 and (client.usage.requests, client.usage.cached) == (1, 7)
+            answers = list(pool.map(lambda _: client.ask(question()), range(8)))
+    assert len(server.requests) == 8 and len(lines(journal.path)) == 1
+    assert answers == [lines(journal.path)[0]["content"]] * 8
 
 
 CHILD = """
@@ -307,29 +307,26 @@ def test_sigkill_and_a_second_run(tmp_path):
     assert client.usage.cached == len(kept)
 
 
-def test_closing_ends_all_waiting(journal):
-    """Back-off, replies that do not come, a connection that is not free: none may hold up Ctrl-C."""
-    faults, ended = ["503", "slow", "slow"], Counter()
+def test_a_fault_of_all_requests_ends_all_waiting(journal):
+    """One thread waits for its back-off, when another one hears that the key is wrong."""
+    faults, ended = ["503", "401"], []
 
     def ask(client: Endpoint, number: int) -> None:
-        try:
+        with pytest.raises(cli.UserError, match="401"):
             client.ask(question(number))
-        except Exception as error:
-            ended[type(error)] += 1
+        ended.append(number)
 
-    with ChatServer(add_one, lambda key, attempt: faults.pop(0), slow=5) as server:
-        with connect(server, journal, backoff=30, read=30, workers=2) as client:
-            threads = [threading.Thread(target=ask, args=(client, number)) for number in range(4)]
-            for thread in threads:
-                thread.start()
-            while len(server.requests) < 3:
+    with ChatServer(add_one, lambda key, attempt: faults.pop(0)) as server:
+        with connect(server, journal, backoff=30) as client:
+            waiting = threading.Thread(target=ask, args=(client, 0))
+            waiting.start()
+            while client.usage.retries == 0:
                 time.sleep(0.001)
             start = time.monotonic()
-            client.close()
-            for thread in threads:
-                thread.join()
-            assert time.monotonic() - start < 1
-    assert ended == {Closed: 4} and lines(journal.path) == []
+            ask(client, 1)
+            waiting.join()
+            assert time.monotonic() - start < 1 and sorted(ended) == [0, 1]
+    assert len(server.requests) == 2 and lines(journal.path) == []
 
 
 # ---- when ----
@@ -385,83 +382,6 @@ def test_open_connections_are_capped(journal):
     assert max(most) == 3
 
 
-# ---- the journal ----
-
-ENTRY = {"key": "ab" * 32, "model": "m", "content": "Yes: ½ \ud83d", "finish_reason": "stop"}
-
-
-def test_a_torn_last_line_is_cut_off_wherever_it_tore(tmp_path):
-    path = tmp_path / "answers.jsonl"
-    whole, torn = (json.dumps(ENTRY | {"key": key * 32}) + "\n" for key in ("ab", "cd"))
-    for length in range(len(torn)):
-        path.write_text(whole + torn[:length])
-        with Journal(path) as journal:
-            assert "ab" * 32 in journal and "cd" * 32 not in journal
-            journal.add(ENTRY | {"key": "ef" * 32})
-            assert journal["ab" * 32] == ENTRY
-        assert [entry["key"][:2] for entry in lines(path)] == ["ab", "ef"]
-
-
-DAMAGED = [
-    b"\n",
-    b"\0\0\0\n",
-    b'{"key": "ab',
-    b"[]\n",
-    b'{"key": "ab", "content": "x"}\n',
-    b"[" * 100_000 + b"\n",
-]
-DAMAGED += [json.dumps(ENTRY | {"content": content}).encode() + b"\n" for content in (None, 7)]
-
-
-@pytest.mark.parametrize("damaged", DAMAGED, ids=range(len(DAMAGED)))
-def test_damage_amid_the_journal_is_named_and_kept(damaged, tmp_path):
-    path = tmp_path / "answers.jsonl"
-    line = json.dumps(ENTRY).encode() + b"\n"
-    path.write_bytes(line + damaged + line.replace(b"ab", b"cd"))
-    before = path.read_bytes()
-    with pytest.raises(cli.UserError, match="answers.jsonl:2: damaged"):
-        Journal(path)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("text", ['{"tools": [], "trajectory": []}', "Dear diary,", '{"key'.upper()])
-def test_a_file_of_another_kind_is_not_cut(text, tmp_path):
-    path = tmp_path / "mine.txt"
-    path.write_text(text)
-    with pytest.raises(cli.UserError, match="mine.txt:1: damaged, or no line of a journal"):
-        Journal(path)
-    assert path.read_text() == text
-
-
-def test_a_journal_without_an_answer_leaves_no_file(tmp_path):
-    path = tmp_path / "answers.jsonl"
-    with Journal(path):
-        assert path.exists()
-    assert not path.exists()
-    path.touch()  # somebody else's
-    with Journal(path):
-        pass
-    assert path.exists()
-
-
-def test_places_that_hold_no_journal(tmp_path):
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "file" / "answers.jsonl"):
-        with pytest.raises(cli.UserError, match="cannot be used"):
-            Journal(path)
-
-
-def test_a_full_disk_leaves_whole_lines(journal, monkeypatch):
-    journal.add(ENTRY)
-    write = os.write
-    with monkeypatch.context() as patch, pytest.raises(cli.UserError, match="no space left.*free space"):
-        patch.setattr(os, "write", lambda file, data: write(file, data[:20]))
-        journal.add(ENTRY | {"key": "cd" * 32})
-    assert lines(journal.path) == [ENTRY] and "cd" * 32 not in journal
-    journal.add(ENTRY | {"key": "cd" * 32})
-    assert len(lines(journal.path)) == 2 and journal["cd" * 32]["content"] == ENTRY["content"]
-
-
 # ---- what it costs ----
 
 
@@ -477,22 +397,3 @@ def test_tokens_and_cost(counted, journal):
     assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == expected
     assert usage.cost == pytest.approx((6 * 2 + expected[1] * 10) / 1e6)
     assert ("4 characters a token" in str(usage)) != counted
-
-
-def test_an_estimate_before_a_run():
-    usage = estimate([question(), question(100)], answer_tokens=50, prices=(1e6, 2e6))
-    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (2, 3 + 3, 100)
-    assert usage.cost == 206 and "4 characters a token" in str(usage)
-    assert estimate([], 50).cost is None
-
-
-def test_a_preview_asks_nobody_and_goes_on_where_the_journal_answers(journal):
-    with ChatServer(add_one) as server, connect(server, journal) as client:
-        client.ask(question(1))
-        preview = Preview(client.cached)
-        assert preview.ask(question(1)) == "2"
-        with pytest.raises(Previewed):
-            preview.ask(question(2))
-    with contextlib.suppress(Previewed):
-        Preview().ask(question(1))
-    assert preview.prompts == [question(2)] and len(server.requests) == 1

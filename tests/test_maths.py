@@ -1,14 +1,12 @@
 """maths.py: a small row of each form and quirk. Code made to print is run, and prints what a notebook did."""
 
 import contextlib
-import copy
 import io
 
 import pytest
+from turns import converted, refused
 
-from sources.catalogue import SOURCES
 from sources.maths import plain_traceback, printing
-from sources.rows import Refused
 
 PROBLEM = "What is 2 + 3, squared?"
 RED = "\x1b[38;5;241m"
@@ -69,13 +67,8 @@ def run_row(blocks=(*BLOCKS, ("text", "25")), verdict="correct") -> dict:
     return {"set": "x", "authors_verdict": verdict, "record": record}
 
 
-def converted(row: dict, source: str = "mathcoder") -> dict:
-    (record,) = SOURCES[source].convert(copy.deepcopy(row))
-    return record
-
-
 def test_training_form():
-    record = converted(training_row())
+    record = converted("mathcoder", training_row())
     assert record["trajectory"] == TURNS and record["domain"] == "math" and "tools" not in record
     assert record["source"] == {
         "dataset": "mathcoder",
@@ -88,19 +81,19 @@ def test_training_form():
 @pytest.mark.parametrize("verdict", ["correct", None])
 def test_run_form_drops_the_bare_answer(verdict):
     for row in (run_row(verdict=verdict), run_row()["record"]):
-        record = converted(row)
+        record = converted("mathcoder", row)
         assert record["trajectory"] == TURNS
         assert record["source"]["dropped"] == {"system prompt": 1, "bare answer behind the final text": 1}
         assert record["source"]["id"] == 7
 
 
 def test_bare_answer_alone_stays():
-    record = converted(run_row([("code", "25"), ("execution", "25"), ("text", "25")]))
+    record = converted("mathcoder", run_row([("code", "25"), ("execution", "25"), ("text", "25")]))
     assert record["trajectory"][-1]["content"] == "25"
 
 
 def test_solution_without_code():
-    turns = converted(training_row([("text", "By heart."), ("text", "25")]))["trajectory"]
+    turns = converted("mathcoder", training_row([("text", "By heart."), ("text", "25")]))["trajectory"]
     assert turns[1:] == [
         {"role": "reasoner", "content": "", "next": "summarizer"},
         {"role": "summarizer", "content": "By heart.\n\n25"},
@@ -131,9 +124,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("reason", "row"), REFUSALS)
 def test_refused(reason, row):
-    with pytest.raises(Refused) as caught:
-        converted(row)
-    assert caught.value.reason == reason
+    assert refused("mathcoder", row) == reason
 
 
 SHOWN = {
@@ -183,47 +174,3 @@ def test_tracebacks():
     assert plain_traceback(syntax) == "SyntaxError: unmatched ')'"
     two = TRACEBACK + "\n\nDuring handling of it:\n\n---- NameError      Traceback (most recent call last)\n"
     assert plain_traceback(two + "NameError: b\n is not there") == "NameError: b is not there"
-
-
-def tora_row(text: str) -> dict:
-    return {
-        "id": "t-1",
-        "messages": [{"role": "user", "content": PROBLEM}, {"role": "assistant", "content": text}],
-    }
-
-
-TORA = "Code it.\n\n```python\nprint(25)\n```\n```output\n25\n```\nThe answer is $\\boxed{25}$."
-
-
-def test_tora():
-    record = converted(tora_row(TORA), "tora")
-    assert record["trajectory"] == [
-        {"role": "user", "content": PROBLEM},
-        {"role": "reasoner", "content": "Code it.", "next": "executor"},
-        {"role": "executor", "content": "print(25)"},
-        {"role": "observation", "content": "25"},
-        {"role": "reasoner", "content": "", "next": "summarizer"},
-        {"role": "summarizer", "content": "The answer is $\\boxed{25}$."},
-    ]
-    source = {"dataset": "tora", "missing": ["trajectory.4.content"], "dropped": {}, "id": "t-1"}
-    assert record["source"] == source
-    twice = converted(tora_row(TORA.replace("The answer", TORA.split("\n\n")[1] + "\nThe answer")), "tora")
-    assert twice["source"]["missing"][0] == "trajectory.4.content" and len(twice["trajectory"]) == 9
-
-
-TORA_REFUSALS = [
-    ("no final text", TORA.split("The answer")[0]),
-    ("code and executions do not alternate", TORA.replace("```output\n25\n```\n", "")),
-    ("code and executions do not alternate", TORA.replace("```python\nprint(25)\n```\n", "")),
-    ("fence without an end", TORA + "\n```python\nprint("),
-    ("fence without an end", "```\nx\n```\n" + TORA),
-    ("code of comments alone", TORA.replace("print(25)", "")),
-    ("no final text", ""),
-]
-
-
-@pytest.mark.parametrize(("reason", "text"), TORA_REFUSALS)
-def test_tora_refused(reason, text):
-    with pytest.raises(Refused) as caught:
-        converted(tora_row(text), "tora")
-    assert caught.value.reason == reason

@@ -1,4 +1,4 @@
-"""pipeline.py and process.py: whole runs on invented rows of four sources, a server playing both models.
+"""pipeline.py: whole runs on invented rows of four sources, a server playing both models.
 
 The twin of a run that was killed, or met faults, is one that was not: all files but the journal are the same.
 """
@@ -25,7 +25,6 @@ import pipeline
 import train
 from cli import run
 from model import ModelConfig, Transformer
-from stages import process
 
 ROOT = Path(pipeline.__file__).parent
 CALL = re.compile(r"call (\w+) for (\w+)")
@@ -256,6 +255,40 @@ def test_killed_at_any_moment_and_started_again(made, inputs, tmp_path):
     assert sum(count - 1 for count in asked.values()) <= 2 * 4  # replies under way when it was killed
 
 
+def test_ctrl_c_ends_a_run_while_the_server_hangs(made, inputs, tmp_path):
+    hung: list[str] = []
+
+    def hang(key: str, attempt: int) -> str | None:
+        """After eight answers none comes."""
+        if len(server.requests) < 8:
+            return None
+        hung.append(key)
+        return "slow"
+
+    with ChatServer(play, hang, slow=60) as server:
+        argv = arguments(server, inputs, tmp_path, "--timeout", 90)
+        child = subprocess.Popen(
+            [sys.executable, str(ROOT / "pipeline.py"), *argv],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        while len(hung) < 4:
+            assert child.poll() is None
+            time.sleep(0.002)
+        start = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        _, error = child.communicate(timeout=60)
+        assert time.monotonic() - start < 30  # about one where nothing else is done; the server takes 60
+        assert child.returncode == 130 and b"Traceback" not in error
+    kept = {line["key"] for line in lines(tmp_path / "journal.jsonl")}
+    assert len(kept) == 8 and kept.isdisjoint(hung)
+    with ChatServer(play) as server:
+        assert run(pipeline.main, arguments(server, inputs, tmp_path)) == 0
+        assert kept.isdisjoint(request.key for request in server.requests)
+    assert files(tmp_path) == files(made)
+
+
 def test_unanswered_rows_are_asked_again_and_only_these(made, inputs, tmp_path, capsys):
     def stubborn(key: str, attempt: int) -> str | None:
         return "500" if int(key, 16) % 3 == 0 and broken else None
@@ -331,23 +364,6 @@ def test_dry_run_asks_nothing(inputs, tmp_path, capsys):
     assert not (tmp_path / "train.jsonl").exists()
 
 
-def test_in_order_from_threads_reads_few_rows_ahead():
-    read = []
-
-    def rows() -> Iterator[int]:
-        for i in range(200):
-            read.append(i)
-            yield i
-
-    def work(i: int) -> int:
-        time.sleep(0.002 * (i % 3 == 0))
-        return i
-
-    for count, i in enumerate(process.in_order(work, rows(), 3, lambda: None)):
-        assert i == count and len(read) <= i + 8 * 3 + 1
-    assert len(read) == 200
-
-
 # ---- what a user can mend ----
 
 WRONG = {
@@ -419,12 +435,6 @@ def test_refusals_of_all_requests_stop_a_run(inputs, tmp_path, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     assert "20 requests and no answer" in error and "temperature" in error
     assert not (tmp_path / "2-completed.jsonl").exists() and not (tmp_path / "journal.jsonl").exists()
-
-
-def test_a_report_cannot_steer_a_terminal():
-    tally = process.Tally("judge")
-    tally.add(({"dataset": "a\x1b[2J"}, {}), [("refused", {"reason": "so\x1b]0;x\x07"})])
-    assert "\x1b" not in process.table([tally]) and "\\x1b[2J" in process.table([tally])
 
 
 # ---- from published rows to a trained adapter and its figures ----

@@ -12,7 +12,7 @@ from test_verify import BALI, ROME, UNIT, make
 from cli import UserError
 from data import check_record
 from stages.complete import complete
-from stages.review import merge, read_decisions, read_rows, review, review_row
+from stages.review import decided, read_decisions, read_rows, review, review_row
 
 PATH = "trajectory.2.calls"
 
@@ -43,7 +43,7 @@ def play(folder, typed: str, *rows: dict, out=None):
 
 
 def outcomes(rows, decisions) -> list[str]:
-    return [outcome for _, outcome in merge(rows, decisions)]
+    return [decided(row, decisions)[1] for row in rows]
 
 
 def test_the_five_answers(tmp_path):
@@ -52,7 +52,7 @@ def test_the_five_answers(tmp_path):
     assert counts == {"accept": 1, "change": 1, "drop": 1, "skip": 1}
     assert [decisions[r["id"]]["decision"] for r in rows[:3]] == ["accept", "change", "drop"]
     assert len(decisions) == 3 and "3 rows decided" in shown
-    merged = list(merge(rows, decisions))
+    merged = [decided(row, decisions) for row in rows]
     assert [outcome for _, outcome in merged] == [
         "accepted",
         "edited",
@@ -138,7 +138,7 @@ def test_the_later_decision_counts(tmp_path):
 def test_changes_that_cannot_be(calls):
     one = row()
     with pytest.raises(UserError, match="decision on row"):
-        list(merge([one], {one["id"]: {"id": one["id"], "decision": "change", "calls": calls}}))
+        decided(one, {one["id"]: {"id": one["id"], "decision": "change", "calls": calls}})
 
 
 def test_no_other_calls_to_take(tmp_path):
@@ -160,7 +160,7 @@ def test_several_steps_in_one_row(tmp_path):
     assert not counts and not decisions
     _, _, decisions = play(tmp_path, "a\no\n", one)
     assert decisions[one["id"]]["calls"] == {"trajectory.5.calls": [ROME]}
-    ((merged, _),) = merge([one], decisions)
+    merged, _ = decided(one, decisions)
     assert merged["trajectory"][2]["calls"] == [BALI] and merged["trajectory"][5]["calls"] == [ROME]
 
 
@@ -174,7 +174,7 @@ def test_changed_rows_lack_the_texts_written_for_the_old_calls(tmp_path):
     record["source"]["completed"] = ["trajectory.1.content", "trajectory.4.content"]
     one = review_row(record, [fault(other=[ROME])])
     _, _, decisions = play(tmp_path, "o\n", one)
-    ((merged, _),) = merge([one], decisions)
+    merged, _ = decided(one, decisions)
     assert merged["source"]["missing"] == ["trajectory.1.content", "trajectory.4.content"]
     done = complete(merged, Model({path: "New." for path in merged["source"]["missing"]}))
     assert done["trajectory"][4]["content"] == "New."

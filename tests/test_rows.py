@@ -1,14 +1,12 @@
-"""rows.py: readers against json's reading, at every block size; literals against ast; types word by word."""
+"""rows.py: readers against json's reading, at every block size; literals against ast."""
 
 import json
-from collections import Counter
 
 import pytest
 
 from cli import UserError
 from sources import rows
-from sources.rows import Refused, literal, read_rows
-from sources.schemas import parameters_of, read_type, schema_of
+from sources.rows import literal, read_rows
 
 VALUES = [{"a": 'x]}, \\ " é 😀'}, {"b": [1, {"c": None}]}, {}, {"d": 12.5, "e": "\n{[" * 9}]
 FORMS = {
@@ -79,7 +77,7 @@ def test_a_fault_is_found_without_reading_on(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "BLOCK", 100)
     (tmp_path / "rows").write_text('[{"a": 1 "b": 2}, ' + '{"c": 3}, ' * 1000)
     with open(tmp_path / "rows", "rb") as file:
-        stream = rows._Stream(file)
+        stream = rows.Stream(file)
         assert stream.peek() == "["
         stream.at += 1
         with pytest.raises(ValueError, match="delimiter"):
@@ -91,7 +89,7 @@ def test_memory_is_that_of_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "BLOCK", 1000)
     (tmp_path / "rows").write_text(json.dumps([{"text": "x" * 99}] * 5000))
     with open(tmp_path / "rows", "rb") as file:
-        stream, longest = rows._Stream(file), 0
+        stream, longest = rows.Stream(file), 0
         stream.peek()
         for _ in range(5000):
             stream.at += 1  # [ or ,
@@ -142,104 +140,3 @@ BAD += ["{'a': 1} x", "f'{x}'", "-'a'", "[" * 500, "-" * 99999 + "1", "(" * 9999
 def test_literal_refuses_all_else(text):
     with pytest.raises(ValueError):
         literal(text)
-
-
-INTEGERS = {"type": "array", "items": {"type": "integer"}}
-TYPES = {
-    "str": {"type": "string"},
-    "STRING": {"type": "string"},
-    "float, optional": {"type": "number"},
-    "bool": {"type": "boolean"},
-    "dict": {"type": "object"},
-    "Dict[str, float]": {"type": "object", "additionalProperties": {"type": "number"}},
-    "List": {"type": "array"},
-    "List[int]": INTEGERS,
-    "typing.List[int]": INTEGERS,
-    "list[list[str]]": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
-    "List[Union[int, float]]": {"type": "array", "items": {"type": "number"}},
-    "List[Union[int, str]], optional": {"type": "array", "items": {"type": ["integer", "string"]}},
-    "Tuple[float, float]": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-    "Tuple[int, ...]": INTEGERS,
-    "set": {"type": "array", "uniqueItems": True},
-    "Set[int]": INTEGERS | {"uniqueItems": True},
-    "Optional[int]": {"type": ["integer", "null"]},
-    "int | None": {"type": ["integer", "null"]},
-    "Union[List[int], int]": {"type": ["array", "integer"], "items": {"type": "integer"}},
-    "Union[List[int], List[str]]": {"type": "array"},
-    "Union[int, Any]": {},
-    "Literal['a', 'b']": {"enum": ["a", "b"]},
-    "any": {},
-    "int, default=100": {"type": "integer"},
-}
-
-
-@pytest.mark.parametrize(("words", "schema"), TYPES.items(), ids=TYPES)
-def test_type_words(words, schema):
-    assert read_type(words)[0] == schema
-
-
-@pytest.mark.parametrize(
-    "words",
-    ["Callable[[float], float]", "Callable", "np.ndarray", "datetime", "array<int>", "a b", "List[Foo]"],
-)
-def test_type_that_json_schema_cannot_say_goes_to_the_description(words):
-    assert schema_of({"type": words, "description": "What."}, Counter()) == {
-        "description": f"What. (type: {words})"
-    }
-
-
-def test_words_behind_the_type():
-    assert read_type("str, optional, default 'London, UK'")[1:] == (
-        True,
-        None,
-    )  # the comma in the quotes splits
-    assert read_type("str, optional, default 'London'")[1:] == (True, "London")
-    assert read_type("int, default=100")[1:] == (False, 100)
-    assert read_type("List[int], optional, default [1, 2]")[1:] == (True, [1, 2])
-    assert read_type("int")[1:] == (False, None)
-    assert schema_of({"type": "int, default=100"}, Counter())["default"] == 100
-    assert "default" not in schema_of({"type": "int, default='x'"}, Counter())
-
-
-def test_default_and_enum_stay_only_where_they_fit():
-    dropped = Counter()
-    assert schema_of({"type": "int", "default": "400"}, dropped) == {"type": "integer"}
-    assert schema_of({"type": "int", "default": 0.7}, dropped) == {"type": "integer"}
-    assert schema_of({"type": "List[int]", "default": "static"}, dropped)["type"] == "array"
-    assert schema_of({"type": "string", "enum": ["a", 1]}, dropped) == {"type": "string"}
-    assert schema_of({"type": "string", "enum": ["a"], "default": "b"}, dropped)["enum"] == ["a"]
-    assert dropped == {"defaults that do not fit their type": 4, "enums that do not fit their type": 1}
-    assert schema_of({"type": "integer", "enum": [1, 2], "default": 2}, Counter())["default"] == 2
-
-
-def test_nested_schema():
-    given = {
-        "type": "dict",
-        "properties": {
-            "a": {"type": "float", "required": True},
-            "b": {"type": "array", "items": {"type": "str"}},
-        },
-        "required": ["b", "c"],
-    }
-    dropped = Counter()
-    assert schema_of(given, dropped) == {
-        "type": "object",
-        "properties": {"a": {"type": "number"}, "b": {"type": "array", "items": {"type": "string"}}},
-        "required": ["b", "a"],
-    }
-    assert dropped["required names without a parameter"] == 1
-
-
-def test_required_beside_the_schema_counts_only_without_one_inside():
-    given = {"type": "dict", "properties": {"a": {}, "b": {}}}
-    assert parameters_of(given, Counter(), ["a"])["required"] == ["a"]
-    assert parameters_of(given | {"required": ["b"]}, Counter(), ["a"])["required"] == ["b"]
-    assert parameters_of(given, Counter(), None)["required"] == []
-
-
-@pytest.mark.parametrize(
-    "given", [[], {"city": {"type": "string"}}, {"properties": []}, {"properties": {"a": "str"}}]
-)
-def test_parameters_of_another_shape_are_refused(given):
-    with pytest.raises(Refused):
-        parameters_of(given, Counter())

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from turns import converted, refused
 
 from cli import UserError
 from sources.catalogue import SOURCES
@@ -43,11 +44,6 @@ TOOL = {
 }
 
 
-def converted(source: str, row: object) -> dict:
-    (record,) = SOURCES[source].convert(copy.deepcopy(row))
-    return record
-
-
 def put(where: str, value: object):
     """A change of a row: the value at a dotted path replaced."""
 
@@ -64,9 +60,7 @@ def refusal(source: str, row: dict, change) -> str:
     """The reason for which the changed row is refused."""
     row = copy.deepcopy(row)
     change(row)
-    with pytest.raises(Refused) as caught:
-        SOURCES[source].convert(row)
-    return caught.value.reason
+    return refused(source, row)
 
 
 # ---- the later messages ----
@@ -400,9 +394,7 @@ TALK_REFUSALS = [
 
 @pytest.mark.parametrize(("reason", "row"), TALK_REFUSALS)
 def test_conversation_refused(reason, row):
-    with pytest.raises(Refused) as caught:
-        converted("toolbench-conversations", row)
-    assert caught.value.reason == reason
+    assert refused("toolbench-conversations", row) == reason
 
 
 # ---- real samples ----

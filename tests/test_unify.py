@@ -67,9 +67,9 @@ def split(folder: Path, *files: list[dict], evaluation: Evaluation = NOTHING, **
     """Unify; return counts over all data sets, and the rows of train, held-out and set aside."""
     folder.mkdir(exist_ok=True)
     paths = [write_lines(folder / f"in{i}.jsonl", rows) for i, rows in enumerate(files)]
-    counts = unify.unify(paths, folder, evaluation, hide=True, **options)
+    tally = unify.unify(paths, folder, evaluation, hide=True, **options)
     total = Counter()
-    for (_, what), count in counts.items():
+    for (_, what), count in tally.counts.items():
         total[what] += count
     names = (unify.TRAIN, unify.HELD_OUT, unify.ASIDE)
     return total, *(read_lines(folder / f"{name}.jsonl") for name in names)
@@ -195,7 +195,7 @@ def test_evaluation_against_nothing_is_refused(tmp_path):
     write_lines(tmp_path / "answers.jsonl", [{"id": "x", "ground_truth": []}])
     cases = {
         "empty": "no question",
-        "broken.json": "not JSON",
+        "broken.json": "row 0 cannot be read",
         "answers.jsonl": "no question",
         "absent": "cannot",
     }

@@ -4,7 +4,7 @@
       endpoint.ask([{"role": "user", "content": "Rain in Bali?"}])  # "Yes."
 
 Every answer is appended to the journal (journal.py) as it arrives: what was answered is never asked again, by
-a later run either.
+a later run either. Of two identical requests at the same time both are sent, and the first answer counts.
 
   the server's reply                                  what `ask` makes of it
   a text, also one cut off at max_tokens              returned, journaled
@@ -22,16 +22,13 @@ import importlib
 import json
 import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import ModuleType
 from urllib.parse import urlsplit
-from weakref import WeakSet
 
 from cli import UserError
 from tools.journal import Journal, request_bytes
@@ -43,8 +40,12 @@ Prices = tuple[float, float] | None  # of a million tokens, of prompts and of co
 REFUSED = (400, 413, 422)  # this request, now and ever
 HOPELESS = 20  # of these, and no answer: it is not the requests but what they have in common
 TRANSIENT = (408, 409, 425, 429)  # and 5xx
-MEND = {401: "set the right key in the environment", 402: "add credit", 403: "set a key with access"}
-MEND[404] = "check --base-url (most end in /v1) and the model's name"
+MEND = {
+    401: "set the right key in the environment",
+    402: "add credit",
+    403: "set a key with access",
+    404: "check --base-url (most end in /v1) and the model's name",
+}
 LONGEST_BACK_OFF, LONGEST_RETRY_AFTER = 60.0, 600.0  # seconds
 DETAIL = 300  # characters of what a server says of a fault
 SECRET = 8  # characters from which a key is hidden; "EMPTY", for a local server, may stand in answers
@@ -59,10 +60,6 @@ class Unanswered(Exception):
     def __init__(self, reason: str, detail: str = "", passing: bool = False):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail, self.passing = reason, detail, passing
-
-
-class Closed(Exception):
-    """The endpoint was closed while this request waited: it is neither answered nor refused."""
 
 
 class Transient(Exception):
@@ -81,7 +78,7 @@ class Usage:
     """What asking costs. Tokens as the server counts them; where it does not, or before a run, estimated."""
 
     requests: int = 0  # answered by the server, refusals included
-    cached: int = 0  # answered by the journal, or by an identical request under way
+    cached: int = 0  # answered by the journal
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -98,10 +95,13 @@ class Usage:
     def __str__(self) -> str:
         text = (
             f"{self.requests:,} requests ({self.cached:,} more from the journal, {self.retries:,} retries), "
+            f"{self.prompt_tokens:,} prompt and {self.completion_tokens:,} completion tokens"
         )
-        text += f"{self.prompt_tokens:,} prompt and {self.completion_tokens:,} completion tokens"
-        text += f" (estimated for {self.estimated:,}: 4 characters a token)" if self.estimated else ""
-        return text if self.cost is None else f"{text}, cost {self.cost:,.2f}"
+        if self.estimated:
+            text += f" (estimated for {self.estimated:,}: 4 characters a token)"
+        if self.cost is not None:
+            text += f", cost {self.cost:,.2f}"
+        return text
 
 
 def tokens_in(*texts: str) -> int:
@@ -115,6 +115,12 @@ def tokens_in(*texts: str) -> int:
 def read_key(variable: str = "OPENAI_API_KEY") -> str | None:
     """The key in the environment; None where there is none, for servers that want none."""
     return os.environ.get(variable, "").strip() or None
+
+
+def check_key(key: str | None) -> None:
+    """Raises UserError for a key that a header cannot hold, or that servers would repeat in other letters."""
+    if key and (not key.isascii() or not key.isprintable() or set(key) & set(' "\\')):
+        raise UserError("the key in the environment holds what no key does, say a space; set it anew")
 
 
 def http_library() -> ModuleType:
@@ -163,9 +169,8 @@ class Endpoint(contextlib.AbstractContextManager):
         total: float = 300.0,
         prices: Prices = None,
     ):
-        if key and not (key.isascii() and key.isprintable()) or set(key or "") & set(' "\\'):
-            raise UserError("the key in the environment holds what no key does, say a space; set it anew")
-        self._key = key if key and len(key) >= SECRET else None
+        check_key(key)
+        self._key = key if key and len(key) >= SECRET else None  # to be hidden
         self._url = f"{check_url(base_url)}/chat/completions"
         self.base_url, self.model, self.journal = self._clean(base_url), model, journal
         self._settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
@@ -173,59 +178,40 @@ class Endpoint(contextlib.AbstractContextManager):
         self._spacing = 60 / rate if rate else 0.0  # seconds between two requests
         self.usage = Usage(prices=prices)
         self._lock = threading.Lock()  # of `usage` and of what follows
-        self._asking: dict[str, Future] = {}  # requests under way
         self._free, self._replies = 0.0, 0  # when the next request may start, by the monotonic clock
-        self._sockets: WeakSet[socket.socket] = WeakSet()
         self._answered, self._refused = False, 0  # whether any, how many before that
         self._fault: str | None = None  # one that concerns all requests
-        self._closing = threading.Event()
+        self._ended = threading.Event()  # set where there is one
         http = self._http = http_library()
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        headers = {"Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         timeout = http.Timeout(connect=connect, read=read, write=read, pool=None)
         limits = http.Limits(max_connections=workers, max_keepalive_connections=workers)
         self._client = http.Client(headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
 
     def __exit__(self, *_) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End all waiting, for the clock and for replies, in Closed. For Ctrl-C, from another thread."""
-        self._closing.set()
-        with self._lock:
-            for sock in self._sockets:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)  # closing alone would not wake who reads from it
         self._client.close()
 
-    def cached(self, messages: list[Message]) -> str | None:
-        """The journal's answer, None where it has none. Raises Unanswered for a refusal in it."""
+    def knows(self, messages: list[Message]) -> bool:
+        """Whether the journal has an answer, or a refusal."""
         key, _ = request_bytes(self._settings | {"messages": messages})
-        return answer_of(self.journal[key]) if key in self.journal else None
+        return key in self.journal
 
     def ask(self, messages: list[Message]) -> str:
-        """The answer, from the journal or the server. Raises Unanswered, Closed, UserError."""
+        """The answer, from the journal or the server. Raises Unanswered, UserError."""
         key, data = request_bytes(self._settings | {"messages": messages})
-        with self._lock:  # an answer leaves `_asking` after it came to the journal: one of them has it
-            known, other = key in self.journal, self._asking.get(key)
-            if known or other:
-                self.usage.cached += 1
-                self._answered |= bool(known) and "refused" not in self.journal[key]
-            else:
-                future = self._asking[key] = Future()
-        if known or other:
-            return answer_of(self.journal[key] if known else other.result())
-        try:
-            tokens = tokens_in(*(message["content"] for message in messages))
-            entry = {"key": key, "model": self.model} | self._answer(data, tokens)
-            if self._answered:  # a refusal before that may be mended by other settings of the server
-                self.journal.add(entry)
-            future.set_result(entry)
-        except BaseException as error:
-            future.set_exception(error)
-            raise
-        finally:
+        if key in self.journal:
+            entry = self.journal[key]
             with self._lock:
-                del self._asking[key]
+                self.usage.cached += 1
+                if "refused" not in entry:
+                    self._answered = True
+            return answer_of(entry)
+        tokens = tokens_in(*(message["content"] for message in messages))
+        entry = {"key": key, "model": self.model} | self._answer(data, tokens)
+        if self._answered:  # a refusal before that may be mended by other settings of the server
+            entry = self.journal.add(entry)
         return answer_of(entry)
 
     def _answer(self, data: bytes, tokens: int) -> dict:
@@ -245,16 +231,19 @@ class Endpoint(contextlib.AbstractContextManager):
         raise Unanswered(f"no answer in {self._tries} tries", str(fault), passing=True)
 
     def _back_off(self, number: int, fault: Transient) -> None:
+        """Wait after try `number`, from 0; after "too many requests" all threads do."""
         wait = min(self._backoff * 2**number, LONGEST_BACK_OFF) * random.uniform(0.5, 1)
         with self._lock:
             self.usage.retries += 1
-            if fault.busy:  # then for all threads
+            if fault.busy:
                 self._free = max(self._free, time.monotonic() + (fault.after or wait))
         self._sleep(fault.after + wait)
 
     def _wait_turn(self) -> None:
         """Wait until the rate limit and the server's last "too many requests" allow one more."""
         while True:
+            if self._fault:
+                raise UserError(self._fault)
             with self._lock:
                 now = time.monotonic()
                 if now >= self._free:
@@ -264,45 +253,30 @@ class Endpoint(contextlib.AbstractContextManager):
             self._sleep(wait)
 
     def _sleep(self, seconds: float) -> None:
-        if self._closing.wait(seconds):
-            raise self._closed()
-
-    def _closed(self) -> Exception:
-        return UserError(self._fault) if self._fault else Closed("closed while a request waited")
+        """Raises UserError as soon as there is a fault of all requests."""
+        if self._ended.wait(seconds):
+            raise UserError(self._fault)
 
     def _end(self, fault: str) -> UserError:
         """The fault as an error, and the end of all asking. What is under way may finish: it is paid for."""
         self._fault = self._fault or f"{self.base_url}: {fault}, then run again: what is answered is kept"
-        self._closing.set()
+        self._ended.set()
         return UserError(self._fault)
 
     def _post(self, data: bytes) -> tuple[int, str | None, bytes]:
-        """The reply's status, Retry-After and body. Raises Transient; once closed, Closed or UserError."""
+        """The reply's status, Retry-After and body. Raises Transient."""
         http, end, parts = self._http, time.monotonic() + self._total, []
         try:
-            call = self._client.stream("POST", self._url, content=data, extensions={"trace": self._trace})
-            with call as response:
+            with self._client.stream("POST", self._url, content=data) as response:
                 for part in response.iter_bytes():
                     parts.append(part)
                     if time.monotonic() > end:
                         raise Transient(f"no whole reply in {self._total:g} s")
                 return response.status_code, response.headers.get("retry-after"), b"".join(parts)
-        except Exception as error:
-            if self._closing.is_set():  # a socket that is shut ends in many ways
-                raise self._closed() from None
-            if not isinstance(error, http.RequestError):  # Transient, or a fault of ours
-                raise
+        except http.RequestError as error:
             unreachable = isinstance(error, (http.ConnectError, http.ConnectTimeout, http.ProxyError))
             text = self._clean(f"{type(error).__name__}: {error}".rstrip(": "))[:DETAIL]
             raise Transient(text, unreachable=unreachable) from None
-
-    def _trace(self, event: str, info: dict) -> None:
-        """Told by the client what it does: keep the sockets for `close`, let nothing start after it."""
-        if event.endswith(("connect_tcp.started", "send_request_headers.started")) and self._closing.is_set():
-            raise self._closed()
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            with self._lock:
-                self._sockets.add(info["return_value"].get_extra_info("socket"))
 
     def _read(self, status: int, retry_after: str | None, body: bytes, tokens: int) -> dict:
         """What a reply says, counted and in the journal's form. Raises Transient, UserError."""
@@ -315,22 +289,28 @@ class Endpoint(contextlib.AbstractContextManager):
         estimated = False
         if 200 <= status < 300:
             entry, estimated = self._read_choice(reply, tokens)
+            self._answered = True
         elif status in REFUSED:
             entry = refusal(f"the server refused the request ({status})", self._said(reply))
             self._give_up_if_hopeless(entry)
+        elif b"insufficient_quota" in body:  # OpenAI's, with 429
+            raise self._end_by(status, reply, MEND[402])
+        elif status in TRANSIENT or status >= 500:
+            after = seconds_after(retry_after, time.time())
+            raise Transient(f"{status} {self._said(reply)}", after, busy=status == 429)
         else:
-            text, used_up = f"{status} {self._said(reply)}", b"insufficient_quota" in body
-            if (status in TRANSIENT or status >= 500) and not used_up:
-                raise Transient(text, seconds_after(retry_after, time.time()), busy=status == 429)
-            how = MEND[402] if used_up else MEND.get(status, "mend --base-url (redirects are not followed)")
-            raise self._end(f"the server answered {text} for model {self.model!r}; {how}")
+            how = MEND.get(status, "mend --base-url (redirects are not followed)")
+            raise self._end_by(status, reply, how)
         with self._lock:
-            self._answered |= status not in REFUSED
             self.usage.requests += 1
             self.usage.prompt_tokens += entry["prompt_tokens"]
             self.usage.completion_tokens += entry["completion_tokens"]
             self.usage.estimated += estimated
         return entry
+
+    def _end_by(self, status: int, reply: object, how: str) -> UserError:
+        """As `_end`, for a status that no other request will escape; how: to mend it."""
+        return self._end(f"the server answered {status} {self._said(reply)} for model {self.model!r}; {how}")
 
     def _give_up_if_hopeless(self, entry: dict) -> None:
         """Raises UserError for the refusal that makes HOPELESS of them without an answer."""
@@ -351,17 +331,21 @@ class Endpoint(contextlib.AbstractContextManager):
             raise Transient(f"a reply without an answer: {self._said(reply)}") from None
         if not isinstance(content, (str, type(None))):
             raise Transient("a reply whose answer is no text")
-        entry = {"content": content and self._clean(content), "finish_reason": finish and self._said(finish)}
+        entry = {"content": content, "finish_reason": finish}
+        if content:
+            entry["content"] = self._clean(content)
+        if finish:
+            entry["finish_reason"] = self._said(finish)
         if refused:
             entry |= refusal("the model refused", self._said(refused))
         elif finish == "content_filter":
             entry |= refusal("the server filtered the answer", "")
         elif content is None:
             entry |= refusal("an answer without a text", f"finish_reason {entry['finish_reason']}")
-        usage = reply.get("usage") if isinstance(reply.get("usage"), dict) else {}
-        counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-        estimated = any(type(count) is not int or count < 0 for count in counts)
-        counts = [tokens, tokens_in(content or "")] if estimated else counts
+        counts = counted(reply.get("usage"))
+        estimated = counts is None
+        if estimated:
+            counts = tokens, tokens_in(content or "")
         return entry | {"prompt_tokens": counts[0], "completion_tokens": counts[1]}, estimated
 
     def _said(self, reply: object) -> str:
@@ -373,6 +357,7 @@ class Endpoint(contextlib.AbstractContextManager):
         return " ".join(self._clean(text).split())[:DETAIL]
 
     def _clean(self, text: str) -> str:
+        """The text without the key."""
         return text.replace(self._key, "[key]") if self._key else text
 
 
@@ -383,7 +368,16 @@ def answer_of(entry: dict) -> str:
     return entry["content"]
 
 
+def counted(usage: object) -> tuple[int, int] | None:
+    """Tokens of prompt and completion, if the server has counted both."""
+    if not isinstance(usage, dict):
+        return None
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return counts if all(type(count) is int and count >= 0 for count in counts) else None
+
+
 def refusal(reason: str, detail: str) -> dict:
+    """What the journal keeps of a request that was refused."""
     nothing = {"content": None, "finish_reason": None, "prompt_tokens": 0, "completion_tokens": 0}
     return nothing | {"refused": reason, "detail": detail}
 

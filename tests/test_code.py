@@ -1,0 +1,118 @@
+"""code.py: code of maths rows with sandboxes that answer as the case wants, and one with a real sandbox."""
+
+from contextlib import contextmanager
+
+import pytest
+from test_complete import Model
+from test_verify import kinds
+
+from stages.code import same_output
+from stages.verify import verify
+from tools.sandbox import EMPTY, Sandbox
+
+
+def math(*blocks: tuple[str, str | None]) -> dict:
+    turns = [{"role": "user", "content": "How many?"}]
+    for code, observation in blocks:
+        turns.append({"role": "reasoner", "content": "So.", "next": "executor"})
+        turns.append({"role": "executor", "content": code})
+        turns += [{"role": "observation", "content": observation}] if observation is not None else []
+    turns.append({"role": "reasoner", "content": "So.", "next": "summarizer"})
+    turns.append({"role": "summarizer", "content": "It is 5."})
+    return {"domain": "math", "trajectory": turns}
+
+
+class Box:
+    """Stands for a sandbox: gives outputs in order, keeps the code."""
+
+    def __init__(self, *outputs: str):
+        self.outputs, self.output, self.ran, self.entered = list(outputs), 400, [], 0
+
+    def run(self, code: str) -> str:
+        self.ran.append(code)
+        return self.outputs[len(self.ran) - 1]
+
+    @contextmanager
+    def __call__(self):
+        self.entered += 1
+        yield self
+
+
+def test_code_is_run_only_where_asked():
+    record = math(("x = 5", ""), ("x", "5"))
+    assert verify(record).verdict == "pass"
+    box = Box(EMPTY, "5")
+    verdict = verify(record, ask=Model("nothing is asked"), python=box)
+    assert verdict.verdict == "pass" and verdict.record is record
+    assert box.ran == ["x = 5", "x"] and box.entered == 1
+
+
+@pytest.mark.parametrize(
+    "code, got, observed, kind",
+    (
+        (" \n", None, "5", "empty code"),
+        ("x", "6", "5", "code that gives another output"),
+        ("x", EMPTY, "5", "code that gives another output"),
+        ("x", "NameError: name 'x' is not defined", "5", "code that fails"),
+        ("x", "NameError: name 'x' is not defined", None, "code that fails"),
+        ("x", "5", "NameError: name 'x' is not defined", "code that gives another output"),
+        ("x", "NameError: a", "ValueError: a", "code that fails"),
+        ("x", "NameError: a", "\x1b[31mNameError\x1b[0m: b", None),
+        ("x", "5", None, None),
+        ("x", "1\n[stopped after 5 s; the state was lost]", "1", "code that has to be stopped"),
+        (
+            "x",
+            "ModuleNotFoundError: No module named 'sympy'",
+            "5",
+            "code that needs a module not installed here: sympy",
+        ),
+        ("x", "ModuleNotFoundError: No module named 'q'", "ModuleNotFoundError: No module named 'q'", None),
+    ),
+)
+def test_code(code, got, observed, kind):
+    verdict = verify(math((code, observed)), python=Box(got))
+    assert kinds(verdict) == ([kind] if kind else [])
+    assert verdict.verdict == ("refused" if kind else "pass")
+
+
+def test_long_output_is_cut_on_both_sides():
+    text = "7" * 1000
+    assert (
+        verify(
+            math(("x", text)), python=Box(f"{'7' * 200}...[600 characters left out]...{'7' * 200}")
+        ).verdict
+        == "pass"
+    )
+
+
+@pytest.mark.parametrize(
+    "got, observed, same",
+    (
+        ("0.30000000000000004", "0.3", True),
+        ("[1, 2]", "[1,2]\n", True),
+        ("1 2", "12", False),
+        ("1.0", "1", True),
+        ("5", "0.05", False),
+        ("-5", "5", False),
+        ("x**2 - 4", "x**2 - 5", False),
+        ("1" * 400 + "2", "1" * 400 + "3", False),
+        ("1e-10", "1.0e-10", True),
+        ("(y**2, 9)", "(y**2, 9)", True),
+        ("", EMPTY, True),
+        ("3.1416", "3.14159265", False),
+        ("#", "5", False),
+    ),
+)
+def test_same_output(got, observed, same):
+    assert same_output(got, observed) == same
+
+
+def test_in_a_real_sandbox():
+    record = math(("x = 2\nx + 1", "3"), ("print(x / 3)", "0.6666666666666667"), ("y", "NameError: y"))
+
+    def python():
+        return Sandbox(wall=120, cpu=60, unsafe=True)
+
+    assert verify(record, python=python) == ("pass", record, [])
+    record["trajectory"][3]["content"] = "4"
+    assert kinds(verify(record, python=python)) == ["code that gives another output"]
