@@ -45,7 +45,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cli import UserError
+from cli import UserError, parse_object
 from formats import calls
 from formats.calls import CLOSE, JSON, KEYWORDS, LIST, OPEN, TEXT, parse_calls
 from formats.frames import Frame
@@ -92,12 +92,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
 def read_line(line: bytes, where: str) -> dict:
     """Read and check one line. Raises UserError: where, field, got, wanted."""
-    try:
-        record = JSON.decode(line.decode("utf-8-sig"))  # -sig: Windows editors put a mark first
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); wanted one whole JSON object per line") from None
+    record = parse_object(line, where, "one whole JSON object per line, not in a list", JSON)
     check_record(record, where)
     if not _finished(record):
         raise UserError(f"{where}: exit_status: got {record['exit_status']!r}, wanted done; remove the line")
@@ -115,7 +110,7 @@ def check_record(record: dict, where: str) -> None:
     against the tools (`calls.check_call` does that): a wrong call may stand there with its correction.
     """
     if not isinstance(record, dict):
-        raise UserError(f"{where}: got {record!r:.60}, wanted an object: one per line, not in a list")
+        raise UserError(f"{where}: got {record!r:.60}, wanted an object")
     try:
         calls.check_plain(record)
         calls.check_value(record, RECORD)

@@ -17,11 +17,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cli import UserError
+from cli import UserError, read_object
 
 MODEL_TYPES = ("llama", "phi3", "qwen2", "PanguEmbedded")
 ROPE_TYPES = ("default", "llama3", "longrope")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WANTED = "a JSON object, as in the folder of a Hugging Face checkpoint"
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ class ModelConfig:
     def from_file(cls, folder: str | Path) -> "ModelConfig":
         """Read `config.json`; end tokens of a `generation_config.json` beside it win. Raises UserError."""
         path, generation = Path(folder) / "config.json", Path(folder) / "generation_config.json"
-        config = cls.from_dict(read_object(path), str(path))
+        config = cls.from_dict(read_object(path, WANTED), str(path))
         if generation.exists():
-            ends = Fields(read_object(generation), str(generation)).token_ids("eos_token_id")
+            ends = Fields(read_object(generation, WANTED), str(generation)).token_ids("eos_token_id")
             config = replace(config, eos_token_ids=ends or config.eos_token_ids)
         return config
 
@@ -212,19 +213,6 @@ def is_positive(value) -> bool:
     return type(value) in (int, float) and 0 < value < 1e300  # false for NaN, and safe to make a float of
 
 
-def read_object(path: Path) -> dict:
-    """Parse a JSON file that holds one object. Raises UserError."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a model folder with it") from None
-    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8
-        raise UserError(f"{path}: not JSON ({error}); wanted one JSON object") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: holds a {type(data).__name__}; wanted one JSON object")
-    return data
-
-
 # -------------------- files
 
 
@@ -262,7 +250,7 @@ def tensor_files(folder: Path) -> dict[str, str]:
         with opened(folder / WEIGHTS) as file:
             files = dict.fromkeys(file.keys(), WEIGHTS)
     elif (folder / INDEX).exists():
-        files = read_object(folder / INDEX).get("weight_map")
+        files = read_object(folder / INDEX, WANTED).get("weight_map")
     else:
         raise UserError(f"{folder}: no {WEIGHTS} and no {INDEX}; wanted weights in safetensors form")
     if not isinstance(files, dict):

@@ -544,11 +544,11 @@ def test_responses_files_lists_and_lines(tmp_path):
 DEEP = '[{"name": "f", "parameters": {"default": ' + "[" * 100 + "]" * 100 + "}}]"
 BAD_TOOLS = [  # contents, what the message must name
     (None, "cannot be read"),
-    (b"", "no JSON"),
-    (b"\xff\xfe", "no JSON"),
-    (b"[", "no JSON"),
-    (b"[" * 100_000, "no JSON"),
-    (b'"tools"', "holds 'tools'"),
+    (b"", "not JSON"),
+    (b"\xff\xfe", "cannot be read .*utf-8"),
+    (b"[", "not JSON"),
+    (b"[" * 100_000, "not JSON"),
+    (b'"tools"', "got 'tools'; wanted a JSON list"),
     (b'{"name": 1}', "name"),
     (b"[1]", "entry 0"),
     (b'[{"type": "function", "function": 3}]', r"tools\[0\]"),
@@ -566,8 +566,8 @@ BAD_TOOLS = [  # contents, what the message must name
 ]
 BAD_RESPONSES = [
     (None, "cannot be read"),
-    (b"12:30", "no JSON"),
-    (b'{"name": "f"}\n{', "no JSON"),
+    (b"12:30", "not JSON"),
+    (b'{"name": "f"}\n{', "entry 1: not JSON"),
     (b'["12:30"]', "entry 0 is '12:30'"),
     (b'[{"name": "f", "arguments": {}}]', "has name, arguments; wanted name, arguments and response"),
     (b'[{"name": "f", "arguments": {}, "response": 1, "time": 2}]', "time"),
