@@ -127,15 +127,13 @@ def check_record(record: dict, where: str) -> None:
 
 
 def _check_turn(turn: dict, at: str, expected: list[str], domain: str) -> None:
-    role, usual = turn.get("role"), {"role", "content"}
-    if role in expected and turn.keys() - {"next"} == usual and type(turn["content"]) is str:
-        if turn.get("next") in ROLES[1:] if role == "reasoner" else len(turn) == 2:
-            return  # nearly all turns; the rest is held against a schema, which says what is wrong
-    shape = {"role": {"enum": expected}, "content": TEXT}
+    role = {"enum": expected}
     if turn.get("role") == "reasoner":
-        shape["next"] = {"enum": [*ROLES[1:]]}
-    if turn.get("role") == "executor" and "calls" in turn:  # else code, or a call that could not be read
-        shape = {"role": {"enum": expected}, "calls": LIST}
+        shape = {"role": role, "content": TEXT, "next": {"enum": [*ROLES[1:]]}}
+    elif turn.get("role") == "executor" and "calls" in turn:
+        shape = {"role": role, "calls": LIST}
+    else:  # an executor's content is code, or a call that could not be read
+        shape = {"role": role, "content": TEXT}
     calls.check_value(turn, calls.object_of(shape), at)
     if "calls" in turn:
         if domain not in KEYWORDS:
