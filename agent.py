@@ -223,7 +223,7 @@ def run_episode(model: Transformer, frame: Frame, tools: Tools | None, query: st
 
 # ---- the command ----
 
-COLOURS = dict(zip(ROLES, data.COLOURS, strict=True)) | {"user": 1, "observation": 2, "note": 31}
+COLOURS = data.COLOURS | {"user": 1, "observation": 2, "note": 31}
 INDENT = 13  # columns of a role's name in the trace
 
 
