@@ -51,7 +51,7 @@ class Trajectory:
 
 @dataclass
 class HeldOut(Trajectory):
-    record: dict  # what the model is to write anew
+    record: dict  # whose turns the model writes itself, for comparison
 
 
 KINDS = {

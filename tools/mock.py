@@ -27,7 +27,9 @@ class Tools:
         responses: list[dict] | None = None,
         max_result_chars: int = 4000,
     ):
-        self.schemas, self.functions, self.responses = schemas or [], functions or {}, responses or []
+        self.schemas = schemas or []
+        self.functions = functions or {}
+        self.responses = responses or []
         self.max_result_chars = max_result_chars
         for name in set(self.functions) - {schema["name"] for schema in self.schemas}:
             raise UserError(f"functions: {name!r} is in no schema; wanted a schema for every function")
