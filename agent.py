@@ -23,8 +23,8 @@ Paper silent:
 
 exit_status of a record: done; max_turns (turns of roles since the query); max_tokens (a turn longer than its
 limit, kept as far as it got); context_full (no positions left); interrupted (by an exception).
-`together` runs many episodes at once: the gate makes one forward pass of rows in different roles. In the
-domain math the executor's Python is run only when asked for, in a sandbox (sandbox.py).
+engine/together.py runs many episodes at once. In the domain math the executor's Python is run only when asked
+for, in a sandbox (tools/sandbox.py).
 """
 
 import json
@@ -33,7 +33,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -85,13 +84,14 @@ class Episode:
         speak: Callable[..., Iterator[int]] = generate,
         watch: Callable[[str, str | None], None] = lambda role, piece: None,
     ):
-        self.model, self.frame, self.tools, self.domain = model, frame, tools or Tools(), domain
+        self.model, self.frame, self.domain = model, frame, domain
+        self.tools, self.python = tools or Tools(), python
         self.max_turns, self.max_new_tokens = max_turns, max_new_tokens
-        self.python, self.speak, self.watch = python, speak, watch
+        self.speak, self.watch = speak, watch
         weight = model.model.embed_tokens.weight
-        self.cache = KVCache(model.config, weight.dtype, weight.device)
         generator = torch.Generator(weight.device).manual_seed(seed)
         self.sampling = {"temperature": temperature, "top_p": top_p, "generator": generator}
+        self.cache = KVCache(model.config, weight.dtype, weight.device)
         self.record: dict = {"tools": self.tools.schemas, "domain": domain, "trajectory": []}
         if system is not None:
             self.record["system"] = system
@@ -123,6 +123,8 @@ class Episode:
                 return "done"
         return "max_turns"
 
+    # ---- a turn: generate, parse, append ----
+
     def _take_turn(self, role: str) -> tuple[dict, str | None, str | None]:
         """Generate and append a turn of `role` -> (turn, what is wrong with its calls, exit status)."""
         header = data.render_header(role, self.frame)
@@ -141,9 +143,7 @@ class Episode:
 
     def _generate(self, role: str, limit: int) -> list[int]:
         """The tokens of one turn, its stop token included."""
-        spoken, text, shown = [], "", 0
-        self.watch(role, "")
-        for token in self.speak(
+        tokens = self.speak(
             self.model,
             self.ids,
             role_ids=self.role_ids,
@@ -152,7 +152,10 @@ class Episode:
             stop_ids=self.frame.stop_ids,
             cache=self.cache,
             **self.sampling,
-        ):
+        )
+        spoken, text, shown = [], "", 0
+        self.watch(role, "")
+        for token in tokens:
             spoken.append(token)
             if token not in self.frame.stop_ids:
                 text = self.frame.decode(spoken)
@@ -170,29 +173,21 @@ class Episode:
         except CallError as fault:
             return {"role": role, "content": text}, str(fault)
         if role == "reasoner" and turn["next"] is None:
-            turn["next"] = self._next_role()
+            turn["next"] = unnamed_next(self.record)
             self.watch("note", f"the reasoner named no role, so {turn['next']}")
             self.watch("note", None)
         return turn, None
-
-    def _next_role(self) -> str:
-        """Who follows a reasoner that names nobody."""
-        for turn in reversed(self.record["trajectory"]):
-            if turn["role"] == "observation":
-                return "summarizer"
-            if turn["role"] == "user":
-                break
-        return "executor" if self.tools.schemas or self.domain == "math" else "summarizer"
 
     def _execute(self, turn: dict, fault: str | None) -> str:
         """The observation on an executor turn."""
         if fault:
             return as_text({"error": fault})
-        if "calls" not in turn:  # domain math
-            absent = as_text({"error": "Python is not run here"})
-            return self.python.run(turn["content"]) if self.python else absent
-        results = [self.tools.call(call["name"], call["arguments"]) for call in turn["calls"]]
-        return results[0] if len(results) == 1 else f"[{', '.join(map(as_json, results))}]"
+        if "calls" in turn:
+            results = [self.tools.call(call["name"], call["arguments"]) for call in turn["calls"]]
+            return results[0] if len(results) == 1 else f"[{', '.join(map(as_json, results))}]"
+        if self.python:
+            return self.python.run(turn["content"])
+        return as_text({"error": "Python is not run here"})
 
     def _hear(self, role: str, text: str) -> None:
         """Append a user turn or an observation."""
@@ -201,10 +196,17 @@ class Episode:
         self._settle({"role": role, "content": text}, len(self.ids), [])
 
     def _settle(self, turn: dict, start: int, generated: list[int]) -> None:
-        """Append `turn`; its rendering replaces the sequence from `start` on, so far `generated`."""
+        """Append `turn`: its rendering replaces what was `generated`, the sequence from `start` on.
+
+        The cache keeps what both have in common.
+        """
         rendered = data.render_turn(turn, self.frame, self.domain)
-        pairs = zip(generated, rendered.input_ids, strict=False)
-        self.cache.truncate(start + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        same = 0
+        for ours, theirs in zip(generated, rendered.input_ids, strict=False):
+            if ours != theirs:
+                break
+            same += 1
+        self.cache.truncate(start + same)
         del self.ids[start:], self.role_ids[start:]
         self._append(rendered)
         self.record["trajectory"].append(turn)
@@ -212,6 +214,15 @@ class Episode:
     def _append(self, example: Example) -> None:
         self.ids += example.input_ids
         self.role_ids += example.role_ids
+
+
+def unnamed_next(record: dict) -> str:
+    """Who follows a reasoner that names nobody (paper silent, see above)."""
+    roles = [turn["role"] for turn in record["trajectory"]]
+    while roles and roles[-1] != "user":
+        if roles.pop() == "observation":
+            return "summarizer"
+    return "executor" if record["tools"] or record["domain"] == "math" else "summarizer"
 
 
 def run_episode(model: Transformer, frame: Frame, tools: Tools | None, query: str, **options: Any) -> dict:
@@ -223,7 +234,7 @@ def run_episode(model: Transformer, frame: Frame, tools: Tools | None, query: st
 
 # ---- the command ----
 
-COLOURS = dict(zip(ROLES, data.COLOURS, strict=True)) | {"user": 1, "observation": 2, "note": 31}
+COLOURS = data.COLOURS | {"user": 1, "observation": 2, "note": 31}
 INDENT = 13  # columns of a role's name in the trace
 
 
@@ -237,24 +248,21 @@ class Trace:
     def __call__(self, role: str, piece: str | None) -> None:
         if role in self.silent:
             return
-        text = "\n" if piece is None else printable(piece).replace("\n", "\n" + " " * INDENT)
-        text = f"{role:<{INDENT}}{text}" if self.fresh else text
+        start = f"{role:<{INDENT}}" if self.fresh else ""
         self.fresh = piece is None
-        text = f"\033[{COLOURS[role]}m{text}\033[0m" if self.colour else text
-        print(text, end="", file=self.file, flush=True)
+        text = "\n" if piece is None else printable(piece).replace("\n", "\n" + " " * INDENT)
+        colour, plain = (f"\033[{COLOURS[role]}m", "\033[0m") if self.colour else ("", "")
+        print(f"{colour}{start}{text}{plain}", end="", file=self.file, flush=True)
 
 
+# fmt: off
 def model_arguments(parser: ArgumentParser) -> None:
     """What `load` asks for."""
     add = parser.add_argument_group("agent").add_argument
     add("--model", default=str(HERE / "tiny"), metavar="DIR|HUB_ID", help="base model")
     add("--adapter", default="output", metavar="DIR", help="what train.py wrote for it; '': the base alone")
-    add(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="of the base; auto: bfloat16 on CUDA",
-    )
+    add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+        help="of the base; auto: bfloat16 on CUDA")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
 
 
@@ -263,12 +271,8 @@ def sampling_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("sampling").add_argument
     add("--max-new-tokens", type=number(int, 1), default=512, help="tokens of one turn")
     add("--temperature", type=number(float, 0, 100), default=0.0, help="0: the likeliest token")
-    add(
-        "--top-p",
-        type=number(float, 1e-6, 1),
-        default=1.0,
-        help="draw from the likeliest tokens of this mass",
-    )
+    add("--top-p", type=number(float, 1e-6, 1), default=1.0,
+        help="draw from the likeliest tokens of this mass")
     add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="of the sampling")
 
 
@@ -276,19 +280,14 @@ def parse_args(argv: list[str] | None) -> Namespace:
     parser = ArgumentParser(prog="agent.py", description="Ask an agent. The trace is printed role by role.")
     model_arguments(parser)
     add = parser.add_argument_group("task").add_argument
-    add(
-        "--domain",
-        choices=data.DOMAINS,
-        default="bfcl",
-        help="whose prompts and call format the adapter was trained on",
-    )
+    add("--domain", choices=data.DOMAINS, default="bfcl",
+        help="whose prompts and call format the adapter was trained on")
     add("--query", metavar="TEXT", help="one question; None: a conversation, a line a turn")
     add("--tools", metavar="FILE", help="JSON list of function schemas; None: no functions")
     add("--python", action="store_true", help="run the executor's Python in a sandbox, for --domain math")
     add("--unsafe-python", action="store_true", help="run it even where bubblewrap is not installed")
-    add(
-        "--responses", metavar="FILE", help="recorded {name, arguments, response}, a JSON list or a line each"
-    )
+    add("--responses", metavar="FILE",
+        help="recorded {name, arguments, response}, a JSON list or a line each")
     add("--json", action="store_true", help="print nothing but the trajectory, one object")
     add("--max-turns", type=number(int, 1), default=12, help="turns of roles for one question")
     add("--max-result-chars", type=number(int, 1), default=4000, help="characters of one tool result")
@@ -304,20 +303,30 @@ def parse_args(argv: list[str] | None) -> Namespace:
     if args.responses and not args.tools:
         parser.error("--responses: got no --tools; wanted the schemas of the recorded functions")
     return args
+# fmt: on
+
+
+def sampling(args: Namespace, i: int = 0) -> dict:
+    """How turns are drawn in the i-th of several episodes: options of Episode."""
+    return {
+        "max_new_tokens": args.max_new_tokens,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "seed": args.seed + i,
+    }
 
 
 def load(args: Namespace) -> tuple[Transformer, Frame]:
     """The adapted model, or the base with no --adapter, made for inference; its frame. Raises UserError."""
     folder = checkpoint_folder(args.model)
     if args.adapter and not (Path(args.adapter) / "adapter_config.json").is_file():
-        model = "" if args.model == str(HERE / "tiny") else f" --model {args.model}"
-        hint = f"python train.py --data bfcl.jsonl{model} --output {args.adapter}"
-        raise UserError(
-            f"{args.adapter}: no adapter there; train one with `{hint}` or give --adapter its folder"
-        )
+        base = "" if args.model == str(HERE / "tiny") else f" --model {args.model}"
+        command = f"python train.py --data bfcl.jsonl{base} --output {args.adapter}"
+        mend = f"train one with `{command}` or give --adapter its folder"
+        raise UserError(f"{args.adapter}: no adapter there; {mend}")
     device = choose_device(args.device)
-    dtype = choose_dtype(args.dtype, device)
-    frame, model = load_frame(folder), Transformer.from_pretrained(folder, dtype, device)
+    frame = load_frame(folder)
+    model = Transformer.from_pretrained(folder, choose_dtype(args.dtype, device), device)
     if args.adapter:
         load_adapter(model, args.adapter)
     return for_inference(model.eval()), frame
@@ -351,8 +360,7 @@ def main(argv: list[str] | None = None) -> None:
 def play(args: Namespace, tools: Tools, python: Sandbox | None) -> None:
     """Answer --query, or converse."""
     model, frame = load(args)
-    names = ("domain", "max_turns", "max_new_tokens", "temperature", "top_p", "seed")
-    options = {name: getattr(args, name) for name in names} | {"python": python}
+    options = {"domain": args.domain, "max_turns": args.max_turns, "python": python, **sampling(args)}
     if not args.json:
         typed = args.query is None and sys.stdin.isatty()
         options["watch"] = Trace(sys.stdout, silent=("user",) if typed else ())
@@ -367,9 +375,3 @@ def play(args: Namespace, tools: Tools, python: Sandbox | None) -> None:
 
 if __name__ == "__main__":
     sys.exit(run(main))
-
-
-def sampling(args: Namespace, i: int) -> dict:
-    """Options of the i-th question's episode."""
-    names = ("max_new_tokens", "temperature", "top_p")
-    return {name: getattr(args, name) for name in names} | {"seed": args.seed + i}

@@ -39,13 +39,13 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cli import UserError
+from cli import UserError, parse_object
 from formats import calls
 from formats.calls import CLOSE, JSON, KEYWORDS, LIST, OPEN, TEXT, parse_calls
 from formats.frames import Frame
@@ -56,13 +56,21 @@ from mor import ROLES
 
 DOMAINS = ("bfcl", "toolbench", "math")
 RECORD = calls.object_of(
-    {"trajectory": LIST | {"items": {"type": "object"}}},
-    {"tools": LIST, "system": TEXT, "domain": {"enum": [*DOMAINS]}, "exit_status": TEXT}
-    | {"source": {"type": ["string", "object"]}},
+    {"trajectory": {"type": "array", "items": {"type": "object"}}},
+    {
+        "tools": LIST,
+        "system": TEXT,
+        "domain": {"enum": [*DOMAINS]},
+        "exit_status": TEXT,
+        "source": {"type": ["string", "object"]},
+    },
 )
-# who may come next; after a reasoner, whom it names
-FOLLOWS = {"user": ["reasoner"], "observation": ["reasoner"], "summarizer": ["user"]}
-FOLLOWS["executor"] = ["observation", "reasoner", "summarizer"]
+FOLLOWS = {  # who may come next; after a reasoner, it is the role that it names
+    "user": ["reasoner"],
+    "executor": ["observation", "reasoner", "summarizer"],
+    "observation": ["reasoner"],
+    "summarizer": ["user"],
+}
 
 
 def domain_of(record: dict) -> str:
@@ -92,12 +100,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
 def read_line(line: bytes, where: str) -> dict:
     """Read and check one line. Raises UserError: where, field, got, wanted."""
-    try:
-        record = JSON.decode(line.decode("utf-8-sig"))  # -sig: Windows editors put a mark first
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); wanted one whole JSON object per line") from None
+    record = parse_object(line, where, "one whole JSON object per line, not in a list", JSON)
     check_record(record, where)
     if not _finished(record):
         raise UserError(f"{where}: exit_status: got {record['exit_status']!r}, wanted done; remove the line")
@@ -115,7 +118,7 @@ def check_record(record: dict, where: str) -> None:
     against the tools (`calls.check_call` does that): a wrong call may stand there with its correction.
     """
     if not isinstance(record, dict):
-        raise UserError(f"{where}: got {record!r:.60}, wanted an object: one per line, not in a list")
+        raise UserError(f"{where}: got {record!r:.60}, wanted an object")
     try:
         calls.check_plain(record)
         calls.check_value(record, RECORD)
@@ -132,15 +135,13 @@ def check_record(record: dict, where: str) -> None:
 
 
 def _check_turn(turn: dict, at: str, expected: list[str], domain: str) -> None:
-    role, usual = turn.get("role"), {"role", "content"}
-    if role in expected and turn.keys() - {"next"} == usual and type(turn["content"]) is str:
-        if turn.get("next") in ROLES[1:] if role == "reasoner" else len(turn) == 2:
-            return  # nearly all turns; the rest is held against a schema, which says what is wrong
-    shape = {"role": {"enum": expected}, "content": TEXT}
+    role = {"enum": expected}
     if turn.get("role") == "reasoner":
-        shape["next"] = {"enum": [*ROLES[1:]]}
-    if turn.get("role") == "executor" and "calls" in turn:  # else code, or a call that could not be read
-        shape = {"role": {"enum": expected}, "calls": LIST}
+        shape = {"role": role, "content": TEXT, "next": {"enum": [*ROLES[1:]]}}
+    elif turn.get("role") == "executor" and "calls" in turn:
+        shape = {"role": role, "calls": LIST}
+    else:  # an executor's content is code, or a call that could not be read
+        shape = {"role": role, "content": TEXT}
     calls.check_value(turn, calls.object_of(shape), at)
     if "calls" in turn:
         if domain not in KEYWORDS:
@@ -183,7 +184,8 @@ def system_text(record: dict) -> str:
 
 def role_prompts(domain: str) -> tuple[str, str, str]:
     """p_r, p_e and p_s of Eqs. 2 to 4, in the order of ROLES."""
-    return REASONER, EXECUTOR + (CALLING % KEYWORDS[domain] if domain in KEYWORDS else CODING), SUMMARIZER
+    output = CALLING % KEYWORDS[domain] if domain in KEYWORDS else CODING
+    return REASONER, EXECUTOR + output, SUMMARIZER
 
 
 # ---- render: record -> ids, labels, role ids ----
@@ -238,11 +240,13 @@ def render_header(role: str, frame: Frame) -> Example:
 
 def render_turn(turn: dict, frame: Frame, domain: str) -> Example:
     """Header, content, end of turn. What the three roles say is trained, with the end of their turns."""
-    example, role = render_header(turn["role"], frame), turn["role"]
+    role = turn["role"]
+    example = render_header(role, frame)
     if "calls" in turn:
         content = frame.encode_parts(calls.call_parts(turn["calls"], domain), MARKS)
     elif role == "reasoner":
-        content = frame.encode(turn["content"] + ("\n" if turn["content"] else "") + f"Next: {turn['next']}")
+        thought = f"{turn['content']}\n" if turn["content"] else ""
+        content = frame.encode(f"{thought}Next: {turn['next']}")
     else:
         content = frame.encode(turn["content"])
     example.add([*content, frame.end], role if role in ROLES else "reasoner", trained=role in ROLES)
@@ -270,7 +274,9 @@ def parse_turn(role: str, text: str, domain: str) -> dict:
 def parse_next(text: str) -> tuple[str, str | None]:
     """Split off a closing `Next: executor` or `Next: summarizer`, in any case, with a full stop or quotes."""
     found = NEXT.search(text)
-    return (text[: found.start()], found[1].lower()) if found else (text, None)
+    if not found:
+        return text, None
+    return text[: found.start()], found[1].lower()
 
 
 # ---- packing: examples -> flat batches ----
@@ -296,20 +302,27 @@ def pack(lengths: list[int], budget: int, seed: int, epoch: int) -> list[list[in
     ones. An example over the budget gets a batch of its own.
     """
     chance = random.Random(f"{seed}/{epoch}")
-    order = chance.sample(range(len(lengths)), len(lengths))
-    ends = accumulate(lengths[i] for i in order)
-    batches = []
-    for _, window in groupby(zip(order, ends, strict=True), lambda pair: pair[1] // (WINDOW * budget)):
-        bins, tokens = [], []
-        for index in sorted((i for i, _ in window), key=lambda i: -lengths[i]):
-            b = next((b for b, used in enumerate(tokens) if used + lengths[index] <= budget), len(bins))
-            if b == len(bins):
-                bins.append([])
-                tokens.append(0)
-            bins[b].append(index)
-            tokens[b] += lengths[index]
-        batches += bins
+    windows: dict[int, list[int]] = {}
+    tokens = 0
+    for index in chance.sample(range(len(lengths)), len(lengths)):
+        tokens += lengths[index]
+        windows.setdefault(tokens // (WINDOW * budget), []).append(index)
+    batches = [batch for window in windows.values() for batch in first_fit(window, lengths, budget)]
     chance.shuffle(batches)
+    return batches
+
+
+def first_fit(indices: list[int], lengths: list[int], budget: int) -> list[list[int]]:
+    """Batches of the indices: the longest first, each into the first batch that has room for it."""
+    batches, room = [], []
+    for index in sorted(indices, key=lambda i: -lengths[i]):
+        with_room = (b for b, left in enumerate(room) if lengths[index] <= left)
+        b = next(with_room, len(batches))
+        if b == len(batches):
+            batches.append([])
+            room.append(budget)
+        batches[b].append(index)
+        room[b] -= lengths[index]
     return batches
 
 
@@ -331,7 +344,7 @@ def targets(batch: Batch) -> Tensor:
 
 # ---- show: an example for the eye ----
 
-COLOURS = (36, 33, 35)  # reasoner cyan, executor yellow, summarizer magenta
+COLOURS = {"reasoner": 36, "executor": 33, "summarizer": 35}  # cyan, yellow, magenta
 
 
 def show(example: Example, frame: Frame, colour: bool | None = None) -> str:
@@ -342,21 +355,26 @@ def show(example: Example, frame: Frame, colour: bool | None = None) -> str:
     """
     colour = sys.stdout.isatty() if colour is None else colour
 
-    def paint(text: str, role: int, trained: bool = False) -> str:
-        return f"\033[{'1;4;' if trained else ''}{COLOURS[role]}m{text}\033[0m" if colour else text
+    def paint(text: str, role: str, trained: bool = False) -> str:
+        style = "1;4;" if trained else ""
+        return f"\033[{style}{COLOURS[role]}m{text}\033[0m" if colour else text
 
-    trained = [label != -100 for label in example.labels]
-    counts = [paint(f"{example.role_ids.count(i)} {role}", i) for i, role in enumerate(ROLES)]
-    out = [f"{len(trained)} tokens: {', '.join(counts)}; {sum(trained)} trained\n"]
-    turns = accumulate((id == frame.end for id in example.input_ids), initial=0)
-    kinds = list(zip(turns, example.role_ids, trained, strict=False))
-    for (_, role, bold), run in groupby(range(len(kinds)), kinds.__getitem__):
-        text = _visible(frame.decode([example.input_ids[t] for t in run]))
-        margin = f"{ROLES[role][0]}{'*' if bold else ' '}"
-        out += [f"{margin} {paint(line, role, bold)}\n" for line in text.split("\n") if line]
+    def kind(t: int) -> tuple[str, bool]:
+        return ROLES[example.role_ids[t]], example.labels[t] != -100
+
+    ids, length = example.input_ids, len(example.input_ids)
+    counts = [paint(f"{example.role_ids.count(i)} {role}", role) for i, role in enumerate(ROLES)]
+    all_trained = sum(label != -100 for label in example.labels)
+    out = [f"{length} tokens: {', '.join(counts)}; {all_trained} trained\n"]
+    starts = [t for t in range(length) if t == 0 or kind(t) != kind(t - 1) or ids[t - 1] == frame.end]
+    for start, stop in pairwise([*starts, length]):
+        role, trained = kind(start)
+        text, mark = visible(frame.decode(ids[start:stop])), "*" if trained else " "
+        out += [f"{role[0]}{mark} {paint(line, role, trained)}\n" for line in text.split("\n") if line]
     return "".join(out)
 
 
-def _visible(text: str) -> str:
-    """Newlines as a sign and a break; other control characters as escapes, lest they drive the terminal."""
-    return "".join("⏎\n" if c == "\n" else c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def visible(text: str) -> str:
+    """Newlines as a sign and a break; other control characters as escapes: none may steer the terminal."""
+    escaped = "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+    return escaped.replace("\n", "⏎\n")

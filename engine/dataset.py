@@ -13,13 +13,16 @@ import hashlib
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import cycle, islice
-from multiprocessing.connection import Connection
-from multiprocessing.resource_tracker import ensure_running
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import tokenizers
@@ -35,6 +38,7 @@ from formats.frames import Frame, load_frame
 from mor import ROLES
 
 CHUNK = 64  # lines that a worker renders at a time
+AHEAD = 4  # chunks per worker that are under way or wait to be read
 LINES_PER_WORKER = 2000  # fewer are rendered in less time than a worker takes to start
 
 
@@ -47,11 +51,17 @@ class Trajectory:
 
 @dataclass
 class HeldOut(Trajectory):
-    record: dict  # what the model is to write anew
+    record: dict  # whose turns the model writes itself, for comparison
 
 
-KINDS = {"input_ids": np.int32, "trained": np.bool_, "role_ids": np.int8}
-KINDS |= {"lengths": np.int32, "supervised": np.int32, "digests": np.int64}
+KINDS = {
+    "input_ids": np.int32,
+    "trained": np.bool_,
+    "role_ids": np.int8,
+    "lengths": np.int32,
+    "supervised": np.int32,
+    "digests": np.int64,
+}
 
 
 @dataclass
@@ -118,77 +128,78 @@ def flatten(examples: Iterable[Example]) -> dict[str, bytearray]:
     """The bytes of each array of KINDS."""
     flat = {name: bytearray() for name in KINDS}
     for example in examples:
-        ids = np.array(example.input_ids, np.int32)
-        trained, role_ids = np.array(example.labels) != -100, np.array(example.role_ids, np.int8)
-        digest = hashlib.sha256(ids.tobytes() + trained.tobytes() + role_ids.tobytes()).digest()
-        supervised = np.int32(trained[1:].sum())  # nothing predicts the first token
-        parts = (ids, trained, role_ids, np.int32(len(ids)), supervised, np.frombuffer(digest[:8], np.int64))
-        for name, part in zip(KINDS, parts, strict=True):
-            flat[name] += part.tobytes()
+        ids = np.array(example.input_ids, np.int32).tobytes()
+        trained = np.array(example.labels) != -100
+        role_ids = np.array(example.role_ids, np.int8).tobytes()
+        flat["input_ids"] += ids
+        flat["trained"] += trained.tobytes()
+        flat["role_ids"] += role_ids
+        flat["lengths"] += np.int32(len(trained)).tobytes()
+        flat["supervised"] += np.int32(trained[1:].sum()).tobytes()  # nothing predicts the first token
+        flat["digests"] += hashlib.sha256(ids + trained.tobytes() + role_ids).digest()[:8]
     return flat
 
 
-def render_chunks(
-    path: str | Path, folder: str | Path, first: int = 0, step: int = 1
-) -> Iterator[dict[str, bytearray] | UserError]:
-    """Chunks first, first + step, ... of a file, checked and rendered, as `flatten` gives them.
-
-    A fault comes as the last chunk: processes can send it, and the order of chunks is that of faults.
-    """
+def read_chunks(path: str | Path) -> Iterator[list[tuple[int, bytes]]]:
+    """CHUNK lines at a time, each with its number. Raises UserError."""
     lines = data.numbered_lines(path)
-    chunks = iter(lambda: list(islice(lines, CHUNK)), [])
-    try:
-        frame = load_frame(folder)
-        for chunk in islice(chunks, first, None, step):
-            records = (data.read_line(line, f"{path}:{number}") for number, line in chunk)
-            yield flatten(data.render(record, frame) for record in records)
-    except UserError as fault:
-        yield fault
+    while chunk := list(islice(lines, CHUNK)):
+        yield chunk
 
 
-def work(path: str | Path, folder: str | Path, first: int, step: int, out: Connection) -> None:
-    """A worker: sends its chunks, then None. It reads the whole file, which costs little beside rendering."""
-    torch.set_num_threads(1)
-    with suppress(BrokenPipeError):  # nobody is left to receive
-        for chunk in render_chunks(path, folder, first, step):
-            out.send(chunk)  # waits until there is room: no worker is far ahead of the others
-        out.send(None)
+def render_chunk(path: str | Path, frame: Frame, chunk: list[tuple[int, bytes]]) -> dict[str, bytearray]:
+    """Lines of a file checked and rendered, as `flatten` gives them. Raises UserError for the first fault."""
+    records = (data.read_line(line, f"{path}:{number}") for number, line in chunk)
+    return flatten(data.render(record, frame) for record in records)
 
 
-def in_workers(
-    path: str | Path, folder: str | Path, workers: int
-) -> Iterator[dict[str, bytearray] | UserError]:
-    """What render_chunks gives, in the order of the file; each worker renders every n-th chunk.
+def render_here(path: str | Path, folder: str | Path) -> Iterator[dict[str, bytearray]]:
+    """The chunks of a file, rendered by this process. Raises UserError."""
+    frame = load_frame(folder)
+    for chunk in read_chunks(path):
+        yield render_chunk(path, frame, chunk)
+
+
+def render_in_workers(path: str | Path, folder: str | Path, workers: int) -> Iterator[dict[str, bytearray]]:
+    """The same, rendered by several processes, in the order of the file; few chunks are ahead of the reader.
 
     Workers are spawned, not forked, as threads may run here; and they load the tokenizer for themselves, as
     one that is sent forgets settings.
     """
-    spawn, started, ends = multiprocessing.get_context("spawn"), [], []
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
+    begun: deque[Future] = deque()
     try:
-        with ctrl_c_held_back():
-            for first in range(workers):
-                end, out = spawn.Pipe(duplex=False)
-                process = spawn.Process(target=work, args=(path, folder, first, workers, out), daemon=True)
-                process.start()
-                out.close()  # here; when the worker's own is closed as well, there is no more to wait for
-                started.append(process)
-                ends.append(end)
-        for process, end in cycle(zip(started, ends, strict=True)):
-            try:
-                chunk = end.recv()
-            except (EOFError, OSError):  # between two chunks, within one
-                process.join()
-                code = f"code {process.exitcode} (-9: killed, mostly for lack of memory)"
-                raise UserError(
-                    f"{path}: a process that rendered it ended with {code}; free memory"
-                ) from None
-            if chunk is None:  # after the last chunk of one worker comes no later one of another
-                break
-            yield chunk
+        for chunk in read_chunks(path):
+            begun.append(pool.submit(work, path, folder, chunk))
+            if len(begun) > AHEAD * workers:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    except BrokenProcessPool:
+        fault = "a process that rendered it was killed, mostly for lack of memory"
+        raise UserError(f"{path}: {fault}; free memory") from None
     finally:
-        for process in started:
-            process.terminate()
-            process.join()
+        pool.shutdown(cancel_futures=True)
+
+
+def start_worker() -> None:
+    """In a worker: leave Ctrl-C to the process that started it, and end with that one, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    Thread(target=end_with_parent, daemon=True).start()
+
+
+def work(path: str | Path, folder: str | Path, chunk: list[tuple[int, bytes]]) -> dict[str, bytearray]:
+    """In a worker: render a chunk."""
+    return render_chunk(path, frame_of_worker(folder), chunk)
+
+
+frame_of_worker = lru_cache(load_frame)  # each worker loads it once
 
 
 def render_file(
@@ -199,36 +210,14 @@ def render_file(
     total, of the records, and hide are for the bar. Raises UserError for the first fault in the file.
     """
     flat = {name: bytearray() for name in KINDS}
-    chunks = in_workers(path, folder, workers) if workers > 1 else render_chunks(path, folder)
+    chunks = render_in_workers(path, folder, workers) if workers > 1 else render_here(path, folder)
     bar = tqdm(total=total, desc=f"rendering {Path(path).name}", disable=hide, leave=False, unit=" lines")
     with closing(chunks), bar:
         for chunk in chunks:
-            if isinstance(chunk, UserError):
-                raise chunk
             for name, part in chunk.items():
                 flat[name] += part
             bar.update(len(np.frombuffer(chunk["lengths"], KINDS["lengths"])))
     return Trajectories.of(flat)
-
-
-@contextmanager
-def ctrl_c_held_back() -> Iterator[None]:
-    """Processes started within never see Ctrl-C, not even while they import; here it is raised afterwards.
-
-    The mask is what they inherit. It does not keep the signal from other threads of this process, whence
-    Python would hand it to the main one in the middle of a start: so that gets a handler as well.
-    """
-    ensure_running()  # multiprocessing's own helper, whose start would let the signal through again
-    caught: list[int] = []
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    handler = signal.signal(signal.SIGINT, lambda received, _: caught.append(received))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        signal.signal(signal.SIGINT, handler)
-    if caught:
-        raise KeyboardInterrupt
 
 
 def cores() -> int:
@@ -276,8 +265,8 @@ def load(
     kept = Path(cache) / f"{key}.safetensors" if cache and key else None
     if kept and (found := read_kept(kept)):
         return found
-    workers = min(cores() if workers is None else workers, (total or 0) // LINES_PER_WORKER)
-    rendered = render_file(path, folder, workers, total, hide)
+    most = cores() if workers is None else workers
+    rendered = render_file(path, folder, min(most, (total or 0) // LINES_PER_WORKER), total, hide)
     if not kept:
         return rendered
     tensors = {name: torch.from_numpy(getattr(rendered, name)) for name in KINDS}

@@ -5,13 +5,33 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from engine.generation import Drafts, Sequence, generate, next_tokens
 from model import Transformer
 
-# ---- many episodes at once ----
+
+@dataclass
+class Waiting:
+    """A play wants tokens for `sequence`. Its thread sleeps until `wake` is set."""
+
+    number: int
+    sequence: Sequence
+    wake: Event
+
+
+@dataclass
+class Ended:
+    """A play has returned `result`, or raised `fault`."""
+
+    number: int
+    result: Any = None
+    fault: BaseException | None = None
+
+
+class Closed(Exception):
+    """Ends the thread of a play for which nobody waits any more."""
 
 
 def together(
@@ -29,57 +49,52 @@ def together(
     advance appends the next tokens; if None, next_tokens, which guesses from what any play has said.
     """
     advance = advance or partial(next_tokens, history=Drafts())
-    events: SimpleQueue = SimpleQueue()  # (number, a sequence that wants tokens, what wakes its thread)
-    numbered, asleep, running, closed = enumerate(plays), [], 0, False
-
-    def perform(number: int, play: Callable) -> None:
-        def forward(model: Transformer, sequences: list[Sequence]) -> None:
-            wake: SimpleQueue = SimpleQueue()
-            events.put((number, sequences[0], wake))
-            if closed or not wake.get():
-                raise Closed
-
-        try:
-            end = Ended(play(partial(generate, advance=forward)))
-        except BaseException as fault:
-            end = Ended(fault=fault)
-        events.put((number, end, None))
-
+    events: SimpleQueue[Waiting | Ended] = SimpleQueue()
+    to_begin, running, closed = enumerate(plays), 0, Event()
+    waiting: list[Waiting] = []
     try:
         while True:
-            for number, play in islice(numbered, size - running):
-                Thread(target=perform, args=(number, play), daemon=True).start()
+            for number, play in islice(to_begin, size - running):
+                Thread(target=perform, args=(number, play, events, closed), daemon=True).start()
                 running += 1
             if not running:
                 return
-            if len(asleep) == running:
-                asleep.sort(key=lambda entry: entry[0])
-                advance(model, [sequence for _, sequence, _ in asleep])
-                for _, _, wake in asleep:
-                    wake.put(True)
-                asleep.clear()
-            number, event, wake = events.get()
-            if not isinstance(event, Ended):
-                asleep.append((number, event, wake))
+            if len(waiting) == running:
+                waiting.sort(key=lambda event: event.number)
+                advance(model, [event.sequence for event in waiting])
+                for event in waiting:
+                    event.wake.set()
+                waiting.clear()
+            event = events.get()
+            if isinstance(event, Waiting):
+                waiting.append(event)
                 continue
             running -= 1
             if event.fault is not None:
                 raise event.fault
-            yield number, event.result
+            yield event.number, event.result
     finally:
-        closed = True
+        closed.set()  # a thread that comes later sees it and does not sleep; those that sleep are woken
         while not events.empty():
-            asleep.append(events.get())
-        for _, _, wake in asleep:
-            if wake is not None:
-                wake.put(False)
+            event = events.get()
+            if isinstance(event, Waiting):
+                waiting.append(event)
+        for event in waiting:
+            event.wake.set()
 
 
-class Closed(Exception):
-    """Ends the thread of a play that nobody waits for any more."""
+def perform(number: int, play: Callable, events: SimpleQueue, closed: Event) -> None:
+    """A whole play, in a thread: each wish for tokens is an event, and so is the end."""
 
+    def wait(model: Transformer, sequences: list[Sequence]) -> None:
+        event = Waiting(number, sequences[0], Event())  # generate asks for its one sequence
+        events.put(event)
+        if not closed.is_set():
+            event.wake.wait()
+        if closed.is_set():
+            raise Closed
 
-@dataclass
-class Ended:
-    result: Any = None
-    fault: BaseException | None = None
+    try:
+        events.put(Ended(number, play(partial(generate, advance=wait))))
+    except BaseException as fault:
+        events.put(Ended(number, fault=fault))

@@ -36,48 +36,20 @@ MAX_DEPTH = 64  # of objects and lists inside each other
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, from a JSON "\ud83d" without its other half
 
 
-def check_plain(value: object) -> None:
-    """Refuse what JSON can say but not everybody can hold: half characters, 1e999, endless nesting."""
-    if not _is_plain(value):
-        _check_plain(value, "", 0)  # says where the fault is
+def check_plain(value: object, at: str = "", depth: int = 0) -> None:
+    """Refuse what JSON can say but not everybody can hold: half characters, 1e999, endless nesting.
 
-
-def _is_plain(value: object) -> bool:
-    """Whether there is surely no fault: level by level and all texts at once, as most records have none."""
-    level, texts = [[value]], []
-    for _ in range(MAX_DEPTH):
-        below = []
-        for one in level:
-            if type(one) is dict:
-                texts += one
-            for inner in one.values() if type(one) is dict else one:
-                kind = type(inner)
-                if kind is str:
-                    texts.append(inner)
-                elif kind is dict or kind is list:
-                    below.append(inner)
-                elif kind is float and not math.isfinite(inner):
-                    return False
-        level = below
-        if not level:
-            break
-    try:
-        "".join(texts).encode()
-    except (TypeError, UnicodeEncodeError):  # a key that is no text; half a character
-        return False
-    return not level
-
-
-def _check_plain(value: object, at: str, depth: int) -> None:
+    `at` is the path to the value within the whole, and `depth` the number of steps in it.
+    """
     if depth > MAX_DEPTH:
         raise ValueError(f"{at[:60]}...: nested too deeply, wanted at most {MAX_DEPTH} levels")
     if isinstance(value, dict):
         for name, inner in value.items():
-            _check_plain(name, at or "key", depth)
-            _check_plain(inner, f"{at}.{name}".removeprefix("."), depth + 1)
+            check_plain(name, at or "key", depth)
+            check_plain(inner, f"{at}.{name}".removeprefix("."), depth + 1)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            _check_plain(inner, f"{at}[{i}]", depth + 1)
+            check_plain(inner, f"{at}[{i}]", depth + 1)
     elif isinstance(value, str) and SURROGATE.search(value):
         raise ValueError(f"{at}: got half a character in {value!r:.60}, wanted text that UTF-8 can hold")
     elif isinstance(value, float) and not math.isfinite(value):
@@ -86,60 +58,73 @@ def _check_plain(value: object, at: str, depth: int) -> None:
 
 # ---- schemas ----
 
-KINDS = {"string": [str], "integer": [int], "number": [int, float], "boolean": [bool], "null": [type(None)]}
-KINDS |= {"array": [list], "object": [dict]}
-# further names that data sets use; a name that is not here accepts everything
-KINDS |= {"str": [str], "int": [int], "float": [int, float], "double": [int, float], "bool": [bool]}
-KINDS |= {"list": [list], "tuple": [list], "dict": [dict]}
+# fmt: off
+KINDS = {
+    "string": [str], "integer": [int], "number": [int, float], "boolean": [bool], "null": [type(None)],
+    "array": [list], "object": [dict],
+    # further names that data sets use; a name that is not here accepts everything
+    "str": [str], "int": [int], "float": [int, float], "double": [int, float], "bool": [bool],
+    "list": [list], "tuple": [list], "dict": [dict],
+}
+# fmt: on
 
 
 def check_value(value: object, schema: dict, at: str = "") -> None:
     """Hold a JSON value against a JSON schema.
 
     Read are type, enum, required, properties, items and additionalProperties. Keys that `properties` lacks
-    are refused unless the last allows them. 1 is a number; 1.0 is no integer.
+    are refused unless the last allows them. 1 is a number; 1.0 is no integer. Raises ValueError with the path
+    to the fault, which begins with `at`.
     """
-    fault = _fault(value, schema)
-    if fault:
-        path = f"{at}{fault[0]}"
-        raise ValueError(f"{path if at else path.removeprefix('.')}: {fault[1]}")
+    if fault := _fault(value, schema):
+        path, what = fault
+        where = f"{at}{path}" if at else path.removeprefix(".")
+        raise ValueError(f"{where}: {what}")
 
 
 def _fault(value: object, schema: dict) -> tuple[str, str] | None:
-    """The first fault's path from here, put together on the way back, and what it is."""
+    """The first fault: the path to it from here, put together on the way back, and what it is."""
     if not schema:
         return None
-    kinds = schema.get("type") or ()
-    for kind in (kinds,) if isinstance(kinds, str) else kinds:
-        allowed = KINDS.get(kind) or KINDS.get(kind.lower())
-        if allowed is None or type(value) in allowed:
-            break
-    else:
-        if kinds:
-            wanted = kinds if isinstance(kinds, str) else " or ".join(kinds)
-            return "", f"got {value!r:.60}, wanted {wanted}"
-    if "enum" in schema:
-        enum = schema["enum"]
-        if value not in enum if isinstance(value, str) else _key(value) not in map(_key, enum):
-            return "", f"got {value!r:.60}, wanted {' or '.join(map(repr, enum))}"
-    if isinstance(value, list):
-        rule = schema.get("items")
-        for i, inner in enumerate(value if rule else ()):
+    kinds = schema.get("type") or []
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(_is_of_kind(value, kind) for kind in kinds):
+        return "", f"got {value!r:.60}, wanted {' or '.join(kinds)}"
+    if "enum" in schema and not _is_among(value, schema["enum"]):
+        return "", f"got {value!r:.60}, wanted {' or '.join(map(repr, schema['enum']))}"
+    if isinstance(value, list) and (rule := schema.get("items")):
+        for i, inner in enumerate(value):
             if fault := _fault(inner, rule):
                 return f"[{i}]{fault[0]}", fault[1]
     if isinstance(value, dict):
-        known = schema.get("properties", {})
-        for name in schema.get("required", ()):
-            if name not in value:
-                return f".{name}", "missing"
-        other = schema.get("additionalProperties", "properties" not in schema)
-        for name, inner in value.items():
-            rule = known.get(name, other)
-            if rule is False:
-                return f".{name}", f"unknown, wanted {' or '.join(known) or 'nothing'}"
-            if rule is not True and (fault := _fault(inner, rule)):
-                return f".{name}{fault[0]}", fault[1]
+        return _fault_of_object(value, schema)
     return None
+
+
+def _fault_of_object(value: dict, schema: dict) -> tuple[str, str] | None:
+    for name in schema.get("required", ()):
+        if name not in value:
+            return f".{name}", "missing"
+    known = schema.get("properties", {})
+    further = schema.get("additionalProperties", "properties" not in schema)
+    for name, inner in value.items():
+        rule = known.get(name, further)
+        if rule is False:
+            return f".{name}", f"unknown, wanted {' or '.join(known) or 'nothing'}"
+        if rule is not True and (fault := _fault(inner, rule)):
+            return f".{name}{fault[0]}", fault[1]
+    return None
+
+
+def _is_of_kind(value: object, kind: str) -> bool:
+    kinds = KINDS.get(kind) or KINDS.get(kind.lower())
+    return kinds is None or type(value) in kinds
+
+
+def _is_among(value: object, options: list) -> bool:
+    if isinstance(value, str):
+        return value in options
+    return _key(value) in map(_key, options)
 
 
 def _key(value: object) -> str:
@@ -188,6 +173,7 @@ class CallError(ValueError):
 
 
 def write_calls(calls: list[dict], domain: str) -> str:
+    """Calls as an executor writes them."""
     return "".join(call_parts(calls, domain))
 
 
@@ -250,7 +236,10 @@ def _literal_as_json(text: str, at: int) -> tuple[str, int]:
         if not token:
             raise ValueError(f"{text[at : at + 10]!r} unexpected" if text[at:] else "no end of the object")
         at, piece = token.end(), IN_JSON.get(token[1], token[1])
-        depth += (piece in "{[") - (piece in "]}")
+        if piece in "{[":
+            depth += 1
+        elif piece in "]}":
+            depth -= 1
         if piece[0] in "'\"":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of unknown escapes such as \d
@@ -283,32 +272,9 @@ TOOLS = LIST | {"items": object_of({"name": TEXT}, {"description": TEXT, "parame
 CALLS = LIST | {"items": object_of({"name": TEXT, "arguments": {"type": "object"}})}
 
 
-def _usual(schema: object) -> bool:
-    """Whether a schema is surely fine. The rest is held against SCHEMA, which says what is wrong."""
-    if type(schema) is not dict or "additionalProperties" in schema:
-        return False
-    known, names = schema.get("properties", {}), schema.get("required", [])
-    return (
-        type(schema.get("type", "")) is str
-        and type(schema.get("enum", [])) is list
-        and (type(known) is dict and all(map(_usual, known.values())))
-        and (type(names) is list and all(type(name) is str for name in names))
-        and ("items" not in schema or _usual(schema["items"]))
-    )
-
-
-def _usual_tool(tool: object) -> bool:
-    return (
-        (type(tool) is dict and tool.keys() <= {"name", "description", "parameters"})
-        and type(tool.get("name")) is str
-        and type(tool.get("description", "")) is str
-        and _usual(tool.get("parameters", {}))
-    )
-
-
 def check_tools(tools: list[dict], at: str) -> None:
-    if type(tools) is not list or not all(map(_usual_tool, tools)):
-        check_value(tools, TOOLS, at)
+    """The form of schemas, and that no name stands twice. Raises ValueError."""
+    check_value(tools, TOOLS, at)
     _check_names(tools, at)
     names = [tool["name"] for tool in tools]
     for i, name in enumerate(names):
@@ -317,7 +283,7 @@ def check_tools(tools: list[dict], at: str) -> None:
 
 
 def check_calls(calls: list[dict], at: str) -> None:
-    """Form only: not whether the calls fit the tools."""
+    """Form only: not whether the calls fit the tools. Raises ValueError."""
     check_value(calls, CALLS, at)
     _check_names(calls, at)
     if not calls:

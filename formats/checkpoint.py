@@ -17,11 +17,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cli import UserError
+from cli import UserError, read_object
 
 MODEL_TYPES = ("llama", "phi3", "qwen2", "PanguEmbedded")
 ROPE_TYPES = ("default", "llama3", "longrope")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WANTED = "a JSON object, as in the folder of a Hugging Face checkpoint"
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ class ModelConfig:
     def from_file(cls, folder: str | Path) -> "ModelConfig":
         """Read `config.json`; end tokens of a `generation_config.json` beside it win. Raises UserError."""
         path, generation = Path(folder) / "config.json", Path(folder) / "generation_config.json"
-        config = cls.from_dict(read_object(path), str(path))
+        config = cls.from_dict(read_object(path, WANTED), str(path))
         if generation.exists():
-            ends = Fields(read_object(generation), str(generation)).token_ids("eos_token_id")
+            ends = Fields(read_object(generation, WANTED), str(generation)).token_ids("eos_token_id")
             config = replace(config, eos_token_ids=ends or config.eos_token_ids)
         return config
 
@@ -129,17 +130,8 @@ def window_fields(fields: "Fields", config: ModelConfig) -> dict:
 
 
 def rope_fields(fields: "Fields", config: ModelConfig) -> dict:
-    """Rotary settings from `rope_parameters` or `rope_scaling`; what these lack stands at the top level."""
-    name = "rope_parameters" if fields.data.get("rope_parameters") is not None else "rope_scaling"
-    nested = fields.data.get(name) or {}
-    if not isinstance(nested, dict):
-        fields.fail(name, nested, "an object or null")
-    shared = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
-    data = {key: fields.data.get(key) for key in shared} | {"rope_type": nested.get("type")}
-    data |= {key: value for key, value in nested.items() if value is not None}
-    if config.model_type == "phi3" and data["rope_type"] in ("su", "yarn"):
-        data["rope_type"] = "longrope"  # the names that early Phi-3 files used for it
-    rope = Fields(data, f"{fields.where}: {name}")
+    """The rotary settings of the model. Raises UserError."""
+    rope = rope_settings(fields, config.model_type)
     found = {
         "rope_type": rope.choice("rope_type", ROPE_TYPES, "default"),
         "rope_theta": rope.number("rope_theta", 10000.0),
@@ -153,15 +145,43 @@ def rope_fields(fields: "Fields", config: ModelConfig) -> dict:
     original = rope.integer("original_max_position_embeddings", low=2, high=2**31)
     found["original_max_position_embeddings"] = original
     if found["rope_type"] == "llama3":
-        low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
-        if low >= high:
-            rope.fail("low_freq_factor", low, "less than high_freq_factor")
-        found |= {"rope_factor": rope.number("factor"), "low_freq_factor": low, "high_freq_factor": high}
-        return found
-    ratio = rope.number("factor", config.max_position_embeddings / original)
+        return found | llama3_fields(rope)
+    return found | longrope_fields(rope, config.max_position_embeddings, original, rotary_dim)
+
+
+def rope_settings(fields: "Fields", model_type: str) -> "Fields":
+    """What stands in `rope_parameters` or `rope_scaling`; what these lack stands at the top level."""
+    name = "rope_parameters" if fields.data.get("rope_parameters") is not None else "rope_scaling"
+    nested = fields.data.get(name) or {}
+    if not isinstance(nested, dict):
+        fields.fail(name, nested, "an object or null")
+    shared = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+    settings = {
+        **{key: fields.data.get(key) for key in shared},
+        "rope_type": nested.get("type"),
+        **{key: value for key, value in nested.items() if value is not None},
+    }
+    if model_type == "phi3" and settings["rope_type"] in ("su", "yarn"):
+        settings["rope_type"] = "longrope"  # the names that early Phi-3 files used for it
+    return Fields(settings, f"{fields.where}: {name}")
+
+
+def llama3_fields(rope: "Fields") -> dict:
+    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+    if low >= high:
+        rope.fail("low_freq_factor", low, "less than high_freq_factor")
+    return {"rope_factor": rope.number("factor"), "low_freq_factor": low, "high_freq_factor": high}
+
+
+def longrope_fields(rope: "Fields", positions: int, original: int, rotary_dim: int) -> dict:
+    """positions: what the model is made for; original: what it was before its context was made longer."""
+    ratio = rope.number("factor", positions / original)
     scale = math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
-    found["attention_factor"] = rope.number("attention_factor", scale)
-    return found | {key: rope.numbers(key, rotary_dim // 2) for key in ("short_factor", "long_factor")}
+    return {
+        "attention_factor": rope.number("attention_factor", scale),
+        "short_factor": rope.numbers("short_factor", rotary_dim // 2),
+        "long_factor": rope.numbers("long_factor", rotary_dim // 2),
+    }
 
 
 class Fields:
@@ -212,19 +232,6 @@ def is_positive(value) -> bool:
     return type(value) in (int, float) and 0 < value < 1e300  # false for NaN, and safe to make a float of
 
 
-def read_object(path: Path) -> dict:
-    """Parse a JSON file that holds one object. Raises UserError."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a model folder with it") from None
-    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8
-        raise UserError(f"{path}: not JSON ({error}); wanted one JSON object") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: holds a {type(data).__name__}; wanted one JSON object")
-    return data
-
-
 # -------------------- files
 
 
@@ -262,7 +269,7 @@ def tensor_files(folder: Path) -> dict[str, str]:
         with opened(folder / WEIGHTS) as file:
             files = dict.fromkeys(file.keys(), WEIGHTS)
     elif (folder / INDEX).exists():
-        files = read_object(folder / INDEX).get("weight_map")
+        files = read_object(folder / INDEX, WANTED).get("weight_map")
     else:
         raise UserError(f"{folder}: no {WEIGHTS} and no {INDEX}; wanted weights in safetensors form")
     if not isinstance(files, dict):
@@ -287,7 +294,7 @@ def read_tensors(
             raise UserError(f"{folder / file}: tensor {name} is unexpected; config.json has none{hint}")
     for name, file in files.items():
         path = folder / file
-        with opened(path) as stored:  # anew for each: what was read is unmapped, so memory holds one copy
+        with opened(path) as stored:  # opened for each: what was read is unmapped, so memory holds one copy
             if name not in stored.keys():
                 raise UserError(f"{path}: tensor {name} is missing; {INDEX} says it is here")
             tensor = stored.get_tensor(name)

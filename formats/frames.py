@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from cli import UserError
+from cli import UserError, read_object
 from mor import ROLES
 
 
@@ -47,6 +47,7 @@ FAMILIES = {
     "PanguEmbedded": Family(
         "<s>", "[unused9]{}：", "[unused10]", (), {"system": "系统", "user": "用户", "observation": "工具"}),
 }  # fmt: skip
+WANTED = "a JSON object, as in the folder of a Hugging Face model; fetch it again"
 SPECIAL = re.compile(r"(<\|\w+\|>|<s>|\[unused\d+\])")  # the special tokens above
 
 
@@ -94,7 +95,7 @@ class Frame:
 def load_frame(folder: str | Path) -> Frame:
     """Read a model folder's frame from config.json and tokenizer.json. Raises UserError for what is wrong."""
     path = Path(folder) / "tokenizer.json"
-    config = _read_object(path.with_name("config.json"))
+    config = read_object(path.with_name("config.json"), WANTED)
     kind, size = str(config.get("model_type")), config.get("vocab_size")
     if kind not in FAMILIES:
         raise UserError(f"{folder}/config.json: model_type: got {kind}, wanted one of {', '.join(FAMILIES)}")
@@ -136,7 +137,7 @@ def load_frame(folder: str | Path) -> Frame:
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:
-    data = _read_object(path)
+    data = read_object(path, WANTED)
     data["truncation"] = data["padding"] = None  # as saved by who trained with a maximal length
     try:
         for token in data["added_tokens"]:
@@ -146,15 +147,3 @@ def _load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"{path}: not for the tokenizers library ({error}); fetch the file again") from None
     tokenizer.encode_special_tokens = True  # special tokens within texts are spelled out
     return tokenizer
-
-
-def _read_object(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a model folder") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); fetch the file again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: got {value!r:.60}, wanted a JSON object")
-    return value

@@ -1,4 +1,7 @@
-"""Chat models without weights: two stand-in tokenizers made here, and the published ones where at hand."""
+"""Chat models without weights: two stand-in tokenizers made here, and the published ones where at hand.
+
+Besides, a tiny random model with an adapter and a tokenizer of its own, for the tests of episodes.
+"""
 
 import gzip
 import json
@@ -7,9 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+import data
+import mor
+from engine.adapter import load_adapter, save_adapter
 from formats.calls import CLOSE, OPEN
 from formats.frames import Frame, load_frame
+from model import ModelConfig, Transformer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 REAL = ("Llama-3.2-1B-Instruct", "Phi-3.5-mini-instruct", "Qwen2.5-Coder-1.5B-Instruct")
@@ -80,14 +90,14 @@ def cache_folder(tmp_path_factory) -> Iterator[Path]:
 def frame_folders(tmp_path_factory) -> dict[str, Path]:
     """By name: the stand-ins, and the real ones that are at hand."""
     root = tmp_path_factory.mktemp("tokenizers")
-    models = {"bytes": ({"model_type": "llama", "vocab_size": 261}, byte_tokenizer())}
-    models["pangu"] = {"model_type": "PanguEmbedded", "vocab_size": 999}, pangu_tokenizer()
+    files = {"bytes": ({"model_type": "llama", "vocab_size": 261}, byte_tokenizer())}
+    files["pangu"] = {"model_type": "PanguEmbedded", "vocab_size": 999}, pangu_tokenizer()
     for name in REAL:
         packed, plain = SHARED / name / "tokenizer.json.gz", SHARED / name / "tokenizer.json"
         if packed.exists() or plain.exists():
             text = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
-            models[name] = json.loads((SHARED / name / "config.json").read_bytes()), text.decode()
-    return {name: write_model(root / name, *files) for name, files in models.items()}
+            files[name] = json.loads((SHARED / name / "config.json").read_bytes()), text.decode()
+    return {name: write_model(root / name, *pair) for name, pair in files.items()}
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +115,66 @@ def frame(request, frames) -> Frame:
 def hostile(frame: Frame) -> str:
     """Every added token's text, alone, in words and in spaces."""
     return "".join(f"{token} a{token}b {token}" for token in [*frame.added, OPEN, CLOSE]) + "."
+
+
+# ---- a tiny model for episodes, and what is said there ----
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "Weather of a city.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["city"],
+    },
+}
+CLOCK = {"name": "clock", "parameters": {"type": "object", "properties": {}}}
+THINK, ENOUGH = "I need it.\nNext: executor", "That answers it.\nNext: summarizer"
+CALL, ANSWER = '[unused11]Action: get_weather Arguments: {"city": "Bali"}[unused12]', "Rain, 86 F."
+FULL = [THINK, CALL, ENOUGH, ANSWER]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """A random Llama checkpoint with a tokenizer of its own, and a MoR adapter whose roles differ."""
+    torch.set_num_threads(1)
+    base, adapter = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("adapter")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=512, initial_alphabet=sorted(alphabet), show_progress=False)
+    tokenizer.train_from_iterator(
+        [data.system_text({"tools": [WEATHER]}), *data.role_prompts("bfcl"), *FULL], trainer
+    )
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in (*SPECIALS, "<|eom_id|>")])
+    tokenizer.save(str(base / "tokenizer.json"))
+    config = {
+        "model_type": "llama",
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+    }
+    (base / "config.json").write_text(json.dumps(config))
+    model = Transformer.from_config(ModelConfig.from_dict(config), seed=0)
+    save_file({name: p.detach().clone() for name, p in model.named_parameters()}, base / "model.safetensors")
+    mor.add_mor(model, mor.MoRConfig(rank=4))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in mor.mor_parameters(model).items():
+        if ".lora_B." in name:
+            parameter.data.normal_(0, 0.3, generator=generator)
+    save_adapter(model, adapter)
+    return base, adapter
+
+
+@pytest.fixture(scope="module")
+def model(folders) -> Transformer:
+    model = Transformer.from_pretrained(folders[0])
+    load_adapter(model, folders[1])
+    return model.eval()

@@ -4,107 +4,33 @@ The naive twins are data.render of the record (for the ids and roles of the whol
 pass over it (for the cached keys and values, and the logits).
 """
 
-import copy
 import gzip
 import io
 import json
 import os
-import re
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from conftest import ANSWER, CALL, CLOCK, ENOUGH, FULL, THINK, WEATHER
 
 import agent
 import data
 import mor
 from agent import Episode, Trace, run_episode
-from cli import UserError, run
-from engine.adapter import load_adapter, save_adapter
-from engine.generation import generate, next_tokens
-from engine.inference import for_inference
-from engine.together import together
+from cli import run
+from engine.generation import generate
 from formats.frames import Frame, load_frame
 from model import KVCache, ModelConfig, Transformer
 from mor import ROLES
-from tools import mock
 from tools.mock import Tools
 from tools.sandbox import Sandbox
 
 ROOT = Path(agent.__file__).parent
-SPECIALS = ["begin_of_text", "end_of_text", "start_header_id", "end_header_id", "eom_id", "eot_id"]
-WEATHER = {
-    "name": "get_weather",
-    "description": "Weather of a city.",
-    "parameters": {
-        "type": "object",
-        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-        "required": ["city"],
-    },
-}
-CLOCK = {"name": "clock", "parameters": {"type": "object", "properties": {}}}
-THINK, CALL = (
-    "I need it.\nNext: executor",
-    '[unused11]Action: get_weather Arguments: {"city": "Bali"}[unused12]',
-)
-ENOUGH, ANSWER = "That answers it.\nNext: summarizer", "Rain, 86 F."
-FULL = [THINK, CALL, ENOUGH, ANSWER]
 
-
-# ---- a tiny model, a tokenizer, and scripts ----
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> tuple[Path, Path]:
-    """A random Llama checkpoint with a tokenizer of its own, and a MoR adapter whose roles differ."""
-    torch.set_num_threads(1)
-    base, adapter = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("adapter")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=512, initial_alphabet=sorted(alphabet), show_progress=False)
-    tokenizer.train_from_iterator(
-        [data.system_text({"tools": [WEATHER]}), *data.role_prompts("bfcl"), *FULL], trainer
-    )
-    tokenizer.add_special_tokens([AddedToken(f"<|{name}|>", special=True) for name in SPECIALS])
-    tokenizer.save(str(base / "tokenizer.json"))
-    config = {
-        "model_type": "llama",
-        "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": False,
-    }
-    (base / "config.json").write_text(json.dumps(config))
-    model = Transformer.from_config(ModelConfig.from_dict(config), seed=0)
-    save_file({name: p.detach().clone() for name, p in model.named_parameters()}, base / "model.safetensors")
-    mor.add_mor(model, mor.MoRConfig(rank=4))
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in mor.mor_parameters(model).items():
-        if ".lora_B." in name:
-            parameter.data.normal_(0, 0.3, generator=generator)
-    save_adapter(model, adapter)
-    return base, adapter
-
-
-@pytest.fixture(scope="module")
-def model(folders) -> Transformer:
-    model = Transformer.from_pretrained(folders[0])
-    load_adapter(model, folders[1])
-    return model.eval()
+# ---- scripts ----
 
 
 @pytest.fixture(scope="module")
@@ -466,114 +392,7 @@ def test_contents_cannot_forge_frames_roles_or_states(model, frame):
     assert [episode.role_ids[i] for i in ends] == [0, 0, 0, 1, 0, 0, 2]
 
 
-# ---- tools ----
-
-
-def test_answers_come_from_recordings_then_functions_then_stubs():
-    recordings = [
-        {"name": "get_weather", "arguments": {"city": "Bali", "days": 1}, "response": {"sky": "rain"}},
-        {"name": "get_weather", "arguments": {"days": 1.0, "city": "Bali"}, "response": "never reached"},
-        {"name": "gone", "arguments": {}, "response": "410"},
-    ]
-    tools = Tools([WEATHER, CLOCK], {"clock": lambda: None}, recordings)
-    for _ in range(2):  # a recording does not wear out
-        assert tools.call("get_weather", {"city": "Bali", "days": 1}) == '{"sky": "rain"}'
-    assert tools.call("gone", {}) == "410"
-    assert tools.call("clock", {}) == "null"
-    stub = json.loads(tools.call("get_weather", {"city": "bali"}))
-    assert stub["stub"] is True and stub["arguments"] == {"city": "bali"}
-
-
-def test_results_of_any_kind_become_text():
-    def fail():
-        raise KeyError("tz")
-
-    def loop():
-        return loop.result
-
-    loop.result = []
-    loop.result.append(loop.result)
-    results = {
-        "'tz'": fail,
-        "Circular": loop,
-        '"2026-01-02"': lambda: {"day": __import__("datetime").date(2026, 1, 2)},
-        "half ? pair": lambda: "half \ud800 pair",
-        '"?"': lambda: ["\udfff"],
-        "[cut: 50 of 1000 characters]": lambda: "x" * 1000,
-        "SystemError": lambda: (_ for _ in ()).throw(SystemError("no")),
-    }
-    for expected, function in results.items():
-        text = Tools([CLOCK], {"clock": function}, max_result_chars=50).call("clock", {})
-        assert expected in text and text.encode(), text
-        assert len(text) < 100
-
-
-def test_interrupts_pass_through_tools():
-    def interrupt():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        Tools([CLOCK], {"clock": interrupt}).call("clock", {})
-
-
-def test_a_function_needs_a_schema():
-    with pytest.raises(UserError, match="'clock' is in no schema"):
-        Tools([WEATHER], {"clock": lambda: 0})
-
-
-def test_tools_files_bare_and_wrapped(tmp_path):
-    path = tmp_path / "tools.json"
-    for tools in ([WEATHER, CLOCK], [{"type": "function", "function": WEATHER}, CLOCK], []):
-        path.write_text(json.dumps(tools, indent=2), encoding="utf-8-sig")
-        assert mock.read_tools(str(path)) == [WEATHER, CLOCK][: len(tools)]
-
-
-def test_responses_files_lists_and_lines(tmp_path):
-    path = tmp_path / "responses"
-    recordings = [
-        {"name": "clock", "arguments": {}, "response": value} for value in ("12:30\u2028", [1], None)
-    ]
-    for text in (
-        json.dumps(recordings),
-        "\n".join(json.dumps(r, ensure_ascii=False) for r in recordings) + "\n",
-    ):
-        path.write_text(text)
-        assert mock.read_responses(str(path)) == recordings
-
-
-DEEP = '[{"name": "f", "parameters": {"default": ' + "[" * 100 + "]" * 100 + "}}]"
-BAD_TOOLS = [  # contents, what the message must name
-    (None, "cannot be read"),
-    (b"", "no JSON"),
-    (b"\xff\xfe", "no JSON"),
-    (b"[", "no JSON"),
-    (b"[" * 100_000, "no JSON"),
-    (b'"tools"', "holds 'tools'"),
-    (b'{"name": 1}', "name"),
-    (b"[1]", "entry 0"),
-    (b'[{"type": "function", "function": 3}]', r"tools\[0\]"),
-    (b'[{"description": "?"}]', r"tools\[0\].*name"),
-    (b'[{"name": ""}]', r"tools\[0\].name"),
-    (b'[{"name": "f"}, {"name": "f"}]', r"tools\[1\].*f"),
-    (b'[{"name": "f", "name": "g"}]', "name"),
-    (b'[{"name": "f", "paramters": {}}]', "paramters"),
-    (b'[{"name": "f", "parameters": []}]', "parameters"),
-    (b'[{"name": "f", "parameters": {"required": "x"}}]', "required"),
-    (b'[{"name": "f", "parameters": {"properties": {"x": 1}}}]', "properties.x"),
-    (b'[{"name": "f", "parameters": {"default": NaN}}]', "NaN"),
-    (b'[{"name": "f\\ud800"}]', r"tools\[0\].name"),
-    (DEEP.encode(), "deep|nested"),
-]
-BAD_RESPONSES = [
-    (None, "cannot be read"),
-    (b"12:30", "no JSON"),
-    (b'{"name": "f"}\n{', "no JSON"),
-    (b'["12:30"]', "entry 0 is '12:30'"),
-    (b'[{"name": "f", "arguments": {}}]', "has name, arguments; wanted name, arguments and response"),
-    (b'[{"name": "f", "arguments": {}, "response": 1, "time": 2}]', "time"),
-    (b'[{"name": 1, "arguments": {}, "response": 1}]', "name is 1"),
-    (b'[{"name": "f", "arguments": "{}", "response": 1}]', "arguments is '{}'"),
-]
+# ---- refusals ----
 
 
 def refusal(capsys, argv: list[str]) -> str:
@@ -589,26 +408,13 @@ def refusal(capsys, argv: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("flag", "content", "named"),
-    [("--tools", *bad) for bad in BAD_TOOLS] + [("--responses", *bad) for bad in BAD_RESPONSES],
-)
-def test_bad_files_are_refused_in_one_line(capsys, tmp_path, flag, content, named):
-    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
-    good.write_text(json.dumps([WEATHER]))
-    if content is not None:
-        bad.write_bytes(content)
-    files = ["--tools", str(good), flag, str(bad)]
-    message = refusal(capsys, ["--query", "?", *files])
-    assert "bad.json" in message
-    assert re.search(named, message)
-
-
-@pytest.mark.parametrize(
     ("argv", "named"),
     [
         (["--query", ""], "--query"),
         (["--json"], "--json"),
         (["--query", "?", "--responses", "r.json"], "--tools"),
+        (["--query", "?", "--tools", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--query", "?", "--tools", str(ROOT / "examples/tools.json"), "--responses", "r.json"], "r.json:"),
         (["--query", "?", "--max-turns", "0"], "--max-turns"),
         (["--query", "?", "--temperature", "hot"], "--temperature"),
         (["--query", "?", "--top-p", "1.5"], "--top-p"),
@@ -722,83 +528,6 @@ def test_the_trace_shows_hostile_text_harmlessly(model, frame):
     assert not set(shown) & set("\x1b\x9b\r\x07\u202e\u2028")
     assert [line.split()[0] for line in shown.splitlines() if line[0] != " "] == roles_of(episode)
     assert shown.count("\\x1b[2J\\x9b1m\\r\\x07\\u202e\\u2028b\n             summarizer   All yours.\tä") == 4
-
-
-# ---- many episodes at once ----
-
-
-def plays_of(model, frame, count: int, **options) -> list[Callable]:
-    tools = Tools([WEATHER, CLOCK])
-    queries = [f"Weather in {'Bali ' * (i % 5 + 1)}, {i}?" for i in range(count)]
-    common = {"max_new_tokens": 12, "max_turns": 5} | options
-    return [
-        lambda speak, q=q, i=i: run_episode(model, frame, tools, q, speak=speak, seed=i, **common)
-        for i, q in enumerate(queries)
-    ]
-
-
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "top_p": 0.9}], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("size", [1, 3, 16])
-def test_together_is_one_by_one(model, frame, size, options):
-    """Token for token, whatever the size, also as agent.load makes the model; and each number comes once."""
-    alone = [play(generate) for play in plays_of(model, frame, 16, **options)]
-    assert len({json.dumps(record) for record in alone}) > 8, "episodes differ"
-    for made in (model, for_inference(copy.deepcopy(model))):
-        plays = plays_of(made, frame, 16, **options)
-        assert dict(together(made, iter(plays), size)) == dict(enumerate(alone))
-
-
-def test_together_makes_one_pass_for_all(model, frame, monkeypatch):
-    """Rows in different roles share a pass, and a new play takes the place of one that has ended."""
-    monkeypatch.setattr("engine.generation.DRAFT", 0)  # a token a pass
-    sizes, roles = [], []
-
-    def spy(model, sequences):
-        sizes.append(len(sequences))
-        roles.append({sequence.role_ids[-1] for sequence in sequences})
-        return next_tokens(model, sequences)
-
-    spoken = []
-
-    def count(i: int, length: int) -> Callable:
-        def play(speak) -> int:
-            ids = frame.encode("Weather?")
-            weight = model.model.norm.weight
-            options = dict(max_new_tokens=length, cache=KVCache(model.config, weight.dtype, weight.device))
-            spoken.extend(speak(model, ids, role_ids=[i % 3] * len(ids), role=i % 3, **options))
-            return i
-
-        return play
-
-    plays = (count(i, n) for i, n in enumerate([9, 3, 4, 6]))
-    ended = [number for number, _ in together(model, plays, 2, spy)]
-    assert sizes == [2] * 9 + [1] * 4 and ended == [1, 2, 0, 3] and len(spoken) == 22
-    assert {0, 1} in roles
-
-
-def test_a_play_that_fails_ends_all(model, frame):
-    def fails(speak):
-        raise ZeroDivisionError
-
-    before = threading.active_count()
-    with pytest.raises(ZeroDivisionError):
-        list(together(model, [*plays_of(model, frame, 3, max_new_tokens=200), fails], 4))
-    for _ in range(100):
-        if threading.active_count() == before:
-            return
-        time.sleep(0.05)
-    pytest.fail("a thread still waits")
-
-
-def test_together_can_be_left(model, frame):
-    before, episodes = threading.active_count(), together(model, plays_of(model, frame, 6), 3)
-    next(episodes)
-    episodes.close()
-    for _ in range(100):
-        if threading.active_count() == before:
-            return
-        time.sleep(0.05)
-    pytest.fail("a thread still waits")
 
 
 # ---- Python ----

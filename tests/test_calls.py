@@ -195,27 +195,22 @@ def test_check_tools(tools, fault):
     assert fault in str(error.value)
 
 
-def test_plain_at_a_glance_is_plain():
-    """The quick look says yes to nothing in which the walk finds a fault."""
-    deep = {63: "x", 64: "x", 65: "x"}
-    for levels in deep:
-        for _ in range(levels):
-            deep[levels] = [deep[levels]]
-    good = [
-        {"a": [1, "é", 1.5, None, {"b": {}}]},
-        [],
-        {},
-        "x",
-        5,
-        ["a", {"b": "\U0001f600"}],
-        deep[63],
-        deep[64],
-    ]
-    bad = ["\ud83d", {"a": ["\udc00"]}, {"\ud83d": 1}, [float("inf")], {"a": float("nan")}, deep[65]]
-    for value in good:
+def test_check_plain():
+    """Up to 64 levels, of finite numbers and of whole characters, in keys as in values."""
+
+    def nested(levels: int) -> object:
+        return [nested(levels - 1)] if levels else "x"
+
+    for value in [{"a": [1, "é", 1.5, None, {"b": {}}]}, [], "x", ["\U0001f600"], nested(63), nested(64)]:
         calls.check_plain(value)
-    assert calls._is_plain(good[0]) and calls._is_plain(deep[63])
-    for value in bad:
-        assert not calls._is_plain(value)
-        with pytest.raises(ValueError):
+    for value, fault in [
+        ({"a": ["\udc00"]}, "a[0]: got half a character"),
+        ({"\ud83d": 1}, "key: got half a character"),
+        ({"a": {"\ud83d": 1}}, "a: got half a character"),
+        ([float("inf")], "[0]: got inf, wanted a finite number"),
+        ({"a": {"b": float("nan")}}, "a.b: got nan, wanted a finite number"),
+        (nested(65), "[0][0][0]...: nested too deeply, wanted at most 64 levels"),
+    ]:
+        with pytest.raises(ValueError) as error:
             calls.check_plain(value)
+        assert fault in str(error.value)

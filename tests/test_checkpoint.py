@@ -302,8 +302,8 @@ BAD_CHECKPOINTS = {
     "no weights": (lambda f: (f / FILE).unlink(), ["no model.safetensors", "safetensors form"]),
     "no config": (lambda f: (f / "config.json").unlink(), ["config.json", "cannot be read"]),
     "config cut": (lambda f: cut(f / "config.json", 100), ["config.json", "not JSON"]),
-    "config binary": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), ["config.json", "not JSON"]),
-    "config a list": (lambda f: (f / "config.json").write_text("[]"), ["config.json", "list"]),
+    "config binary": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), ["config.json", "not UTF-8"]),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), ["config.json", "got []"]),
     "bad end": (lambda f: edit(f / GENERATION, eos_token_id=[1, "x"]), [GENERATION, "eos_token_id", "x"]),
 }
 BAD_SHARDS = {

@@ -260,7 +260,7 @@ BAD_RECORDS = [
     (said("user >reasoner"), "trajectory[1].next", "'executor' or 'summarizer'"),
     (said("user reasoner"), "trajectory[1].next", "missing"),
     (said("assistant"), "trajectory[0].role", "'assistant'"),
-    ([RECORD], "wanted an object", "not in a list"),
+    ([RECORD], "wanted one whole JSON object per line", "not in a list"),
     ({"tools": []}, "trajectory", "missing"),
     ({"trajectory": "x"}, "trajectory", "array"),
     ({"trajectory": ["x"]}, "trajectory[0]", "object"),
@@ -318,9 +318,9 @@ BAD_LINES = [
     (RAW.replace('"Bali"', "1e999").encode(), "arguments.city: got inf, wanted a finite number"),
     (RAW.replace('"Bali"', "[" * 100 + "]" * 100).encode(), "nested too deeply"),
     (b"[" * 100_000, "recursion"),
-    (b'"text"', "wanted an object"),
-    (b"7", "wanted an object"),
-    (b"null", "wanted an object"),
+    (b'"text"', "wanted one whole JSON object"),
+    (b"7", "got 7; wanted one whole JSON object"),
+    (b"null", "got None; wanted one whole JSON object"),
 ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import data
-from cli import UserError
+from cli import UserError, parse_object
 from formats.calls import JSON, check_call, same_calls
 
 # ---- tools: from calls to observations ----
@@ -27,7 +27,9 @@ class Tools:
         responses: list[dict] | None = None,
         max_result_chars: int = 4000,
     ):
-        self.schemas, self.functions, self.responses = schemas or [], functions or {}, responses or []
+        self.schemas = schemas or []
+        self.functions = functions or {}
+        self.responses = responses or []
         self.max_result_chars = max_result_chars
         for name in set(self.functions) - {schema["name"] for schema in self.schemas}:
             raise UserError(f"functions: {name!r} is in no schema; wanted a schema for every function")
@@ -97,19 +99,21 @@ def read_responses(path: str) -> list[dict]:
 
 def read_list(path: str) -> list[dict]:
     """The objects in a JSON list or in JSON Lines. Raises UserError."""
+    wanted = "a JSON list of objects, or one object per line"
     try:
         text = Path(path).read_text(encoding="utf-8-sig").strip()
-        if text.startswith("{"):
-            entries = [JSON.decode(line) for line in text.split("\n") if line.strip()]
-        else:
-            entries = JSON.decode(text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a JSON file") from None
-    except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8
-        raise UserError(f"{path}: no JSON ({error}); wanted a list of objects") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); wanted {wanted}") from None
+    if text.startswith("{"):
+        lines = [line.encode() for line in text.split("\n") if line.strip()]
+        return [parse_object(line, f"{path}: entry {i}", wanted, JSON) for i, line in enumerate(lines)]
+    try:
+        entries = JSON.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}); wanted {wanted}") from None
     if not isinstance(entries, list):
-        raise UserError(f"{path}: holds {entries!r:.60}; wanted a list of objects")
-    for index, entry in enumerate(entries):
+        raise UserError(f"{path}: got {entries!r:.60}; wanted {wanted}")
+    for i, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise UserError(f"{path}: entry {index} is {entry!r:.60}; wanted an object")
+            raise UserError(f"{path}: entry {i} is {entry!r:.60}; wanted an object")
     return entries

@@ -78,7 +78,8 @@ class Sandbox:
         if self._process is None:
             self._start()
         printed, fault, end = self._exchange(code, self.wall)
-        text = cut("\n".join(part for part in (printed.strip("\n"), fault) if part), self.output)
+        shown = [part for part in (printed.strip("\n"), fault) if part]
+        text = cut("\n".join(shown), self.output)
         if end:
             self._kill()
             text = f"{text}\n[{end}; the state was lost]".lstrip("\n")
@@ -87,7 +88,8 @@ class Sandbox:
     def _start(self) -> None:
         """Start a child, in the best way that works here."""
         reason = "bwrap is not installed"
-        for wrapper in bubblewrap() + [[]] * self.unsafe:
+        wrappers = [*bubblewrap(), []] if self.unsafe else bubblewrap()
+        for wrapper in wrappers:
             reason = self._launch(wrapper)
             if not reason:
                 self.isolated = bool(wrapper)
@@ -101,9 +103,14 @@ class Sandbox:
         folder = self._folder or "/tmp"
         settings = {"folder": folder, "paths": packages(), "cpu": self.cpu, "memory": self.memory}
         python = [os.path.realpath(sys.executable), "-s", "-S", "-c", CHILD.read_text("utf-8")]
-        environment = {"HOME": folder, "TMPDIR": folder, "PATH": "/usr/bin:/bin", "PYTHONUTF8": "1"}
-        environment |= {"PYTHONHASHSEED": "0"}  # sets print in the same order every time
-        environment |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+        environment = {
+            "HOME": folder,
+            "TMPDIR": folder,
+            "PATH": "/usr/bin:/bin",
+            "PYTHONUTF8": "1",
+            "PYTHONHASHSEED": "0",  # sets print in the same order every time
+            **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")},
+        }
         try:
             self._process = process = subprocess.Popen(
                 [*wrapper, *python, json.dumps(settings)],
@@ -120,22 +127,25 @@ class Sandbox:
             return str(error)
         for pipe in (process.stdin, process.stdout, process.stderr):
             os.set_blocking(pipe.fileno(), False)
-        end = self._exchange("", START)[2]
-        said = (process.stderr.read(10_000) or b"").decode("utf-8", "replace").strip() if end else ""
-        if end:
-            self._kill()
+        _, _, end = self._exchange("", START)
+        if not end:
+            return ""
+        said = (process.stderr.read(10_000) or b"").decode("utf-8", "replace").strip()
+        self._kill()
         return said.split("\n")[-1] or end
 
     def _exchange(self, code: str, limit: float) -> tuple[str, str, str]:
-        """Have a block run for `limit` seconds -> its output, its exception, why the child is done for."""
+        """Have a block run for `limit` seconds -> its output, its exception, why the child must go."""
         body, mark, received = code.encode("utf-8", "replace"), os.urandom(16), bytearray()
+        message = struct.pack(">I", len(body)) + mark + body
         try:
-            end = self._talk(struct.pack(">I", len(body)) + mark + body, mark, limit, received)
+            end = self._talk(message, mark, limit, received)
         except BaseException:  # Ctrl-C: what the child would still send belongs to no block
             self._kill()
             raise
-        printed, _, fault = bytes(received).partition(mark)
-        return printed.decode("utf-8", "replace"), fault.removesuffix(mark).decode("utf-8", "replace"), end
+        printed, _, rest = bytes(received).partition(mark)
+        fault = rest.removesuffix(mark)
+        return printed.decode("utf-8", "replace"), fault.decode("utf-8", "replace"), end
 
     def _talk(self, message: bytes, mark: bytes, limit: float, received: bytearray) -> str:
         """Send `message`, receive until the second mark -> why it did not come. No end of a pipe blocks."""

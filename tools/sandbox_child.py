@@ -25,6 +25,7 @@ from typing import BinaryIO
 NOBODY = 65534
 BLOCKS = 10  # times `cpu`: what one child may use in all
 LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # instructions of a seccomp filter
+NUMBER, MACHINE, FIRST_ARGUMENT = 0, 4, 16  # where the filter finds them in what it is given of a system call
 ALLOW, REFUSE = 0x7FFF0000, 0x00050001  # go on; fail with EPERM
 # Its number in the audit interface, prlimit64, and the system calls refused, in this order: fork and vfork
 # where they exist, clone, clone3; kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal;
@@ -96,20 +97,34 @@ def refuse_calls() -> None:
     libc.prctl(1, 9)  # PR_SET_PDEATHSIG: SIGKILL when the thread that started us ends
     if platform.machine() not in MACHINES or sys.maxsize < 1 << 32:
         return
-    audit, prlimit, calls = MACHINES[platform.machine()]
-    steps = [(LOAD, 4, 0, 0), (EQUAL, audit, 0, "refuse"), (LOAD, 0, 0, 0), (AT_LEAST, 1 << 30, "refuse", 0)]
-    steps += [(EQUAL, call, "refuse", 0) for call in calls]
-    steps += [(EQUAL, prlimit, 0, "allow"), (LOAD, 16, 0, 0), (EQUAL, 0, "allow", "refuse")]  # of others only
-    ends = {"refuse": len(steps), "allow": len(steps) + 1}
-    steps += [(RETURN, REFUSE, 0, 0), (RETURN, ALLOW, 0, 0)]
-    packed = b"".join(
-        struct.pack("HBBI", step, *(ends[to] - at - 1 if to else 0 for to in jumps), value)
-        for at, (step, value, *jumps) in enumerate(steps)
-    )
-    code = ctypes.create_string_buffer(packed)
-    program = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(code)))
+    instructions = filter_of_calls(*MACHINES[platform.machine()])
+    code = ctypes.create_string_buffer(b"".join(instructions))
+    program = ctypes.create_string_buffer(struct.pack("HP", len(instructions), ctypes.addressof(code)))
     libc.prctl(38, *map(ctypes.c_ulong, (1, 0, 0, 0)))  # PR_SET_NO_NEW_PRIVS, wanted by the next
     libc.prctl(22, ctypes.c_ulong(2), program)  # PR_SET_SECCOMP, with a filter
+
+
+def filter_of_calls(machine: int, prlimit: int, calls: tuple[int, ...]) -> list[bytes]:
+    """The instructions of a filter that refuses `calls`, and `prlimit` on another process than this one."""
+    steps = [  # instruction, value, and where to go if a comparison holds and if not
+        (LOAD, MACHINE, "next", "next"),
+        (EQUAL, machine, "next", "refuse"),
+        (LOAD, NUMBER, "next", "next"),
+        (AT_LEAST, 1 << 30, "refuse", "next"),  # x86-64's other interface, where calls have other numbers
+        *((EQUAL, call, "refuse", "next") for call in calls),
+        (EQUAL, prlimit, "next", "allow"),
+        (LOAD, FIRST_ARGUMENT, "next", "next"),  # which process; 0 is this one
+        (EQUAL, 0, "allow", "refuse"),
+        (RETURN, REFUSE, "next", "next"),
+        (RETURN, ALLOW, "next", "next"),
+    ]
+    places = {"refuse": len(steps) - 2, "allow": len(steps) - 1}
+    instructions = []
+    for at, (instruction, value, if_so, if_not) in enumerate(steps):
+        # a jump is the number of steps to pass over
+        jumps = [0 if to == "next" else places[to] - at - 1 for to in (if_so, if_not)]
+        instructions.append(struct.pack("HBBI", instruction, *jumps, value))
+    return instructions
 
 
 def check_processes() -> None:
