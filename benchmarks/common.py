@@ -1,4 +1,4 @@
-"""What the benchmarks share: a model of Llama-3.2-1B's shape, texts of real length, and our own steps.
+"""What the benchmarks share: arguments, models of a known shape, texts of real length, and our own steps.
 
 A variant is a model and a generator. Each `next` is one whole training step over the same texts (forward, all
 losses, backward, clipping, AdamW) and gives the cross-entropy, the mean over supervised tokens.
@@ -15,6 +15,7 @@ import importlib.util
 import os
 import platform
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -27,53 +28,92 @@ import data
 import mor
 from cli import ArgumentParser, UserError, number
 from data import Example
-from engine.devices import flat_gradients
+from engine.devices import choose_device, choose_dtype, flat_gradients
+from engine.fused import for_training
 from engine.loss import token_losses
+from formats.frames import Frame
 from model import ModelConfig, Transformer
 from mor import ROLES, MoRConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = 16
-SHAPE = dict(model_type="llama", vocab_size=128256, hidden_size=2048, intermediate_size=8192, head_dim=64)
-SHAPE |= dict(num_attention_heads=32, num_key_value_heads=8, rms_norm_eps=1e-5, tie_word_embeddings=True)
-ROPE = dict(rope_type="llama3", rope_theta=500000.0, factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0)
-ROPE |= dict(original_max_position_embeddings=8192)
-SHAPE |= dict(max_position_embeddings=131072, rope_parameters=ROPE)
-# in and out features of the linears of a layer, all of them adapted
-LINEARS = dict(q_proj=(2048, 2048), k_proj=(2048, 512), v_proj=(2048, 512), o_proj=(2048, 2048))
-LINEARS |= dict(gate_proj=(2048, 8192), up_proj=(2048, 8192), down_proj=(8192, 2048))
-
+LLAMA_1B = {  # the config.json of Llama-3.2-1B
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 131072,
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
+LLAMA_100M = LLAMA_1B | {
+    "vocab_size": 32768,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+}
+MINI = LLAMA_1B | {  # to see whether a benchmark runs
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+SHAPES = {"llama-1b": LLAMA_1B, "llama-100m": LLAMA_100M, "mini": MINI}
 LR, CLIP, ALPHA1, ALPHA2 = 5e-5, 1.0, 1e-3, 1e-4  # train.py's defaults
 
 
 # ---- arguments ----
 
 
-def parser(name: str, description: str) -> ArgumentParser:
-    cuda, count = torch.cuda.is_available(), number(int, 1)
-    made = ArgumentParser(prog=f"benchmarks/{name}", description=description)
+def parser(name: str, text: str) -> ArgumentParser:
+    """What every benchmark that computes asks for. `text` is the script's docstring."""
+    made = ArgumentParser(prog=f"python -m benchmarks.{name}", description=text)
     add = made.add_argument
-    layers = LAYERS if cuda else 4
-    add("--layers", type=count, default=layers, metavar="N", help=f"of the {LAYERS} of the whole model")
-    add(
-        "--tokens",
-        type=count,
-        default=4096,
-        metavar="N",
-        help="of a step, about: it takes whole trajectories",
-    )
-    add("--data", type=Path, default=ROOT / "bfcl.jsonl", metavar="FILE", help="trajectories to draw from")
-    add("--tokenizer", type=Path, default=ROOT / "tiny", metavar="DIR", help="folder with tokenizer.json")
-    add("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu", help="where to run")
-    dtype = "bfloat16" if cuda else "float32"
-    add("--dtype", choices=("float32", "bfloat16"), default=dtype, help="of the base model")
-    add("--seed", type=number(int, 0), default=0, metavar="N", help="of texts and weights")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    choices = ("auto", "float32", "bfloat16")
+    add("--dtype", choices=choices, default="auto", help="of the base; auto: bfloat16 on CUDA")
     return made
 
 
-def check_device(args: argparse.Namespace) -> None:
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: got cuda, but torch finds no CUDA device; try cpu")
+def add_model(parser: ArgumentParser, shape: str, layers: int) -> None:
+    """Arguments of a benchmark with a whole model, and the defaults of two of them."""
+    add, count = parser.add_argument, number(int, 1)
+    add("--shape", choices=tuple(SHAPES), default=shape, help="of the model")
+    add("--layers", type=count, default=layers, metavar="N", help="of the model")
+    add("--data", type=Path, default=ROOT / "bfcl.jsonl", metavar="FILE", help="trajectories to draw from")
+    add("--tokenizer", type=Path, default=ROOT / "tiny", metavar="DIR", help="folder with tokenizer.json")
+    add("--seed", type=number(int, 0), default=0, metavar="N", help="of texts and weights")
+
+
+def add_steps(parser: ArgumentParser) -> None:
+    """Arguments of a benchmark of training steps."""
+    add_model(parser, "llama-1b", LLAMA_1B["num_hidden_layers"] if torch.cuda.is_available() else 4)
+    about = "of a step, about: it takes whole trajectories"
+    parser.add_argument("--tokens", type=number(int, 1), default=4096, metavar="N", help=about)
+
+
+def parse(parser: ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The arguments, with a torch.device and a torch.dtype. Raises UserError when there is no such device."""
+    args = parser.parse_args(argv)
+    args.device = choose_device(args.device)
+    args.dtype = choose_dtype(args.dtype, args.device)
+    return args
 
 
 # ---- texts ----
@@ -91,57 +131,95 @@ class Texts:
         self.supervised += sum(label >= 0 for label in example.labels[1:])
 
 
+def load_frame(args: argparse.Namespace) -> Frame:
+    """The tokenizer and its chat frame. Raises UserError when it has more tokens than the model."""
+    frame, most = data.load_frame(args.tokenizer), SHAPES[args.shape]["vocab_size"]
+    tokens = frame.tokenizer.get_vocab_size()
+    if tokens > most:
+        got = f"got {tokens} tokens, wanted at most {most}"
+        raise UserError(f"{args.tokenizer}: {got}; choose another --tokenizer or --shape")
+    return frame
+
+
 def draw_texts(args: argparse.Namespace, times: int = 1) -> Texts:
     """The first trajectories of a seeded draw, about times * --tokens in all. Raises UserError."""
-    frame, records = data.load_frame(args.tokenizer), data.read_records(args.data)
+    frame, records = load_frame(args), data.read_records(args.data)
     texts, wanted = Texts(), times * args.tokens
     for record in random.Random(args.seed).sample(records, len(records)):
         example = data.render(record, frame)
-        if max(example.input_ids) >= SHAPE["vocab_size"]:
-            got = f"got token id {max(example.input_ids)}, wanted less than {SHAPE['vocab_size']}"
-            raise UserError(f"{args.tokenizer}: {got}; choose another --tokenizer")
         if texts.examples and texts.tokens + len(example.input_ids) / 2 > wanted:
             return texts  # one more would be farther off
         texts.add(example)
     raise UserError(f"{args.data}: has {texts.tokens} tokens, wanted {wanted}; lower --tokens")
 
 
-def hardware(device: str) -> str:
-    """Name of the GPU, or name, cores and threads of the CPU."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    name, info = platform.processor(), Path("/proc/cpuinfo")
+# ---- reports ----
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
     if info.exists():
-        fields = (line.partition(":") for line in info.read_text().splitlines())
-        name = next((value.strip() for key, _, value in fields if key.strip() == "model name"), name)
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        for line in info.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor()
 
 
-def versions() -> str:
-    packages = ("torch", "transformers", "peft", "trl")
-    return ", ".join(f"{name} {version(name)}" for name in packages if importlib.util.find_spec(name))
+def environment(args: argparse.Namespace) -> str:
+    """Two lines: hardware and dtype; versions of the libraries that are installed."""
+    if args.device.type == "cuda":
+        hardware = torch.cuda.get_device_name(args.device)
+    else:
+        hardware = f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    names = [name for name in ("torch", "transformers", "peft", "trl") if importlib.util.find_spec(name)]
+    dtype = str(args.dtype).removeprefix("torch.")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"hardware  {hardware}; {dtype}\nversions  {versions}"
 
 
 def describe(args: argparse.Namespace, texts: Texts) -> str:
-    """What every report begins with: hardware, versions, model, texts."""
-    lengths = [len(e.input_ids) for e in texts.examples]
-    counts = [sum(e.role_ids.count(i) for e in texts.examples) for i in range(len(ROLES))]
-    shares = [f"{name} {count / texts.tokens:.0%}" for name, count in zip(ROLES, counts, strict=True)]
+    """What a report on training steps begins with: environment, model, texts."""
+    lengths = [len(example.input_ids) for example in texts.examples]
+    shares = []
+    for role, name in enumerate(ROLES):
+        count = sum(example.role_ids.count(role) for example in texts.examples)
+        shares.append(f"{name} {count / texts.tokens:.0%}")
     return (
-        f"hardware  {hardware(args.device)}; {args.dtype}\n"
-        f"versions  {versions()}\n"
-        f"model     of Llama-3.2-1B's shape, {args.layers} of its {LAYERS} layers, random weights\n"
+        f"{environment(args)}\n"
+        f"model     {args.shape}, {args.layers} layers, random weights\n"
         f"texts     {len(lengths)} of {args.data.name}, {min(lengths)} to {max(lengths)} tokens\n"
         f"tokens    {texts.tokens:,}, {texts.supervised / texts.tokens:.1%} supervised; {', '.join(shares)}"
     )
 
 
+def clock(device: torch.device) -> float:
+    """Seconds, once all that was begun on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 # ---- models and their steps ----
 
 
+def shape_of(args: argparse.Namespace) -> dict:
+    """The model's config.json."""
+    return SHAPES[args.shape] | {"num_hidden_layers": args.layers}
+
+
 def base_model(args: argparse.Namespace) -> Transformer:
-    config = ModelConfig.from_dict(SHAPE | {"num_hidden_layers": args.layers})
-    return Transformer.from_config(config, getattr(torch, args.dtype), args.device, args.seed)
+    config = ModelConfig.from_dict(shape_of(args))
+    return Transformer.from_config(config, args.dtype, args.device, args.seed)
+
+
+def linears(base: Transformer) -> dict[str, tuple[int, int]]:
+    """In and out features of the linears of a layer, all of which are adapted."""
+    found = {}
+    for name, module in base.model.layers[0].named_modules():
+        if isinstance(module, nn.Linear):
+            found[name.rpartition(".")[2]] = module.in_features, module.out_features
+    return found
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
@@ -149,13 +227,13 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def mor_model(base: Transformer, config: MoRConfig | None = None) -> Transformer:
-    """A model of its own on the tensors of the base, with the paper's adapter unless told otherwise."""
+    """A model of its own on the tensors of the base, as train.py makes it; the paper's adapter by default."""
     with torch.device("meta"):
         model = Transformer(base.config)
     model.load_state_dict(base.state_dict(), assign=True)
     model.tie()
     mor.add_mor(model, config or MoRConfig())
-    return model.train()
+    return for_training(model.train())
 
 
 def mor_steps(model: Transformer, texts: Texts) -> Iterator[float]:
@@ -166,7 +244,8 @@ def mor_steps(model: Transformer, texts: Texts) -> Iterator[float]:
     while True:
         gradients.zero_()
         ce = token_losses(model, texts.examples)[0] / texts.supervised
-        (ce + ALPHA1 * mor.balance_loss(model) + ALPHA2 * mor.orthogonal_loss(model)).backward()
+        loss = ce + ALPHA1 * mor.balance_loss(model) + ALPHA2 * mor.orthogonal_loss(model)
+        loss.backward()
         norm = torch.linalg.vector_norm(gradients).item()
         if norm > CLIP:
             gradients.mul_(CLIP / norm)

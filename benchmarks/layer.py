@@ -1,29 +1,34 @@
 """One linear layer, forward and backward: what adapters cost on top of the frozen linear.
 
-    python -m benchmarks.layer                  the shapes of Llama-3.2-1B and Phi-3.5-mini, 2,048 tokens
-    python -m benchmarks.layer --tokens 8192    as many on a GPU, in bfloat16
+    python -m benchmarks.layer                        the shapes of Llama-3.2-1B and Phi-3.5-mini
+    python -m benchmarks.layer --tokens 8192          as many on a GPU, in bfloat16
+    python -m benchmarks.layer --features 2048 512    one shape of your own
 
 frozen  the linear alone: h = W0 x, and the gradient of x
 lora    one LoRA of as many parameters as MoR's 5 + 5 + 4 of rank 16: rank 224 for every token
-masked  MoR as one writes it down first: every LoRA on all tokens, gates of 0 where it is not meant
-mor     mor.MoRLinear
+masked  MoR with every LoRA on all tokens, gates of 0 at the tokens of other roles
+plain   mor.mor_layer: the equations in plain autograd
+mor     engine.fused.MoRFunction, which train.py puts in the place of mor.mor_layer
 
 Seconds are medians of repeats that take turns; the other columns are ratios to the frozen linear. Floor: if
 all that mor multiplies ran at the frozen linear's FLOP/s and nothing else took time.
 """
 
+import argparse
 import sys
-import time
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import mor
-from benchmarks.common import check_device, hardware
-from cli import ArgumentParser, number, run
+from benchmarks import common
+from cli import layout, number, run
+from engine.fused import MoRFunction
 from model import Linear
-from mor import MoRConfig, MoRLinear
+from mor import MoRConfig, MoRLinear, RoleRows
 
 SHAPES = {  # in and out features
     "Llama-3.2-1B q, o": (2048, 2048),
@@ -35,7 +40,17 @@ SHAPES = {  # in and out features
     "Phi-3.5-mini gate_up": (3072, 16384),
     "Phi-3.5-mini down": (8192, 3072),
 }
-SHARES = (0.86, 0.06, 0.08)  # of reasoner, executor and summarizer among the tokens of agent data
+REASONER, EXECUTOR = 0.86, 0.06  # their shares of the tokens of agent data; the summarizer has the rest
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = common.parser("layer", __doc__)
+    add, count = parser.add_argument, number(int, 1)
+    add("--tokens", type=number(int, 100), default=2048, metavar="N", help="rows of x")
+    add("--repeats", type=count, default=15, metavar="N", help="of each variant; the median is reported")
+    one = "in and out features of one layer to measure; None: those of two models"
+    add("--features", type=count, nargs=2, metavar=("IN", "OUT"), help=one)
+    return common.parse(parser, argv)
 
 
 class LoRA(nn.Module):
@@ -45,45 +60,72 @@ class LoRA(nn.Module):
         self.lora_A = nn.Parameter(torch.randn(rank, base.in_features, device=base.weight.device))
         self.lora_B = nn.Parameter(torch.zeros(rank, base.out_features, device=base.weight.device))
 
-    def forward(self, x: Tensor, role_sizes: list[int]) -> Tensor:
+    def forward(self, x: Tensor, roles: RoleRows) -> Tensor:
         return torch.addmm(self.base(x), x @ self.lora_A.to(x.dtype).T, self.lora_B.to(x.dtype))
 
 
-class MaskedMoR(MoRLinear):
-    def forward(self, x: Tensor, role_sizes: list[int]) -> Tensor:
-        h, start = self.base(x), 0
-        for role, size, active in zip(mor.ROLES, role_sizes, self.config.active, strict=True):
-            gates, _, _ = mor.route((x @ self.router[role].to(x.dtype).T).float(), active - 1, False)
-            mask = torch.zeros(len(x), 1, device=x.device)
-            mask[start : start + size] = 1
-            start += size
-            gates = (gates * mask).to(x.dtype)
-            for i, (A, B) in enumerate(zip(self.lora_A[role], self.lora_B[role], strict=True)):
-                h = h + gates[:, i : i + 1] * (x @ A.to(x.dtype).T @ B.to(x.dtype))
-        return h
+def masked_layer(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    role_sizes: list[int],
+    active: tuple[int, int, int],
+    shared_gate: bool,
+    *parameters: Tensor,
+) -> tuple[Tensor, None, None]:
+    """mor.mor_layer with a mask in the place of slices, and without statistics."""
+    h, sizes = F.linear(x, weight, bias), torch.tensor(role_sizes, device=x.device)
+    role_of_row = torch.arange(3, device=x.device).repeat_interleave(sizes)
+    for role in range(3):
+        A, B, router = parameters[3 * role : 3 * role + 3]
+        A, B = A.to(x.dtype), B.to(x.dtype)
+        scores = (x @ router.to(x.dtype).T).to(router.dtype)
+        gates, _, _ = mor.route(scores, active[role] - 1, shared_gate)
+        gates = (gates * (role_of_row == role)[:, None]).to(x.dtype)
+        for i in range(len(A)):
+            h = h + gates[:, i : i + 1] * (x @ A[i].T @ B[i])
+    return h, None, None
+
+
+MOR = {"masked": masked_layer, "plain": mor.mor_layer, "mor": MoRFunction.apply}
 
 
 def variants(base: Linear, config: MoRConfig) -> dict[str, nn.Module]:
+    """The layers to measure by name; those of MoR have the same values."""
     found = {"frozen": base, "lora": LoRA(base, sum(config.loras) * config.rank)}
-    for name, kind in (("masked", MaskedMoR), ("mor", MoRLinear)):
-        found[name] = kind(base, config).train()
-        found[name].reset_parameters(torch.Generator().manual_seed(0))
-        for B in found[name].lora_B.values():
-            nn.init.normal_(B, std=0.02)
+    for name, function in MOR.items():
+        layer, generator = MoRLinear(base, config), torch.Generator().manual_seed(0)
+        layer.reset_parameters(generator)
+        for B in layer.lora_B.values():
+            B.data.copy_(torch.empty(B.shape).normal_(std=0.02, generator=generator))
+        layer.function = function
+        found[name] = layer.train()
     return found
 
 
-def step(module: nn.Module, x: Tensor, d_h: Tensor, role_sizes: list[int]) -> float:
+def step(module: nn.Module, x: Tensor, d_h: Tensor, roles: RoleRows) -> float:
     """Seconds of one forward and backward; gradients are made anew, as zero_grad(set_to_none=True) has it."""
     x.grad = None
     module.zero_grad(set_to_none=True)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    module(x, role_sizes).backward(d_h)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+    started = common.clock(x.device)
+    module(x, roles).backward(d_h)
+    return common.clock(x.device) - started
+
+
+def measure(d_in: int, d_out: int, roles: RoleRows, args: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of each variant."""
+    like = {"device": args.device, "dtype": args.dtype}
+    base = Linear(d_in, d_out, bias=False, **like).requires_grad_(False)
+    x = torch.randn(args.tokens, d_in, **like, requires_grad=True)
+    d_h = torch.randn(args.tokens, d_out, **like)
+    modules = variants(base, MoRConfig())
+    seconds = {name: [] for name in modules}
+    for repeat in range(args.repeats + 1):
+        for name, module in modules.items():
+            taken = step(module, x, d_h, roles)
+            if repeat > 0:  # the first is a warm-up
+                seconds[name].append(taken)
+    return {name: median(values) for name, values in seconds.items()}
 
 
 def floor(config: MoRConfig, role_sizes: list[int], d_in: int, d_out: int) -> float:
@@ -95,40 +137,20 @@ def floor(config: MoRConfig, role_sizes: list[int], d_in: int, d_out: int) -> fl
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="benchmarks/layer.py", description=__doc__.split("\n\n")[0])
-    cuda = torch.cuda.is_available()
-    add, count = parser.add_argument, number(int, 1)
-    add("--tokens", type=number(int, 100), default=2048, metavar="N", help="rows of x")
-    add("--repeats", type=count, default=15, metavar="N", help="of each variant; the median is reported")
-    add("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu", help="where to run")
-    dtype = "bfloat16" if cuda else "float32"
-    add("--dtype", choices=("float32", "bfloat16"), default=dtype, help="of x and W0")
-    args = parser.parse_args(argv)
-    check_device(args)
-
-    config, like = MoRConfig(), dict(device=args.device, dtype=getattr(torch, args.dtype))
-    role_sizes = [round(share * args.tokens) for share in SHARES[:2]]
-    role_sizes.append(args.tokens - sum(role_sizes))
-    print(f"hardware  {hardware(args.device)}; {args.dtype}; torch {torch.__version__}")
-    print(f"rows      {args.tokens:,}, of them {role_sizes} reasoner, executor, summarizer")
-    print(f"{'layer':22}{'in':>6}{'out':>7}{'frozen s':>10}{'lora':>8}{'masked':>8}{'mor':>8}{'floor':>8}")
-    for name, (d_in, d_out) in SHAPES.items():
-        base = Linear(d_in, d_out, bias=False, **like).requires_grad_(False)
-        x, d_h = (
-            torch.randn(args.tokens, d_in, **like, requires_grad=True),
-            torch.randn(args.tokens, d_out, **like),
-        )
-        modules = variants(base, config)
-        seconds = {variant: [] for variant in modules}
-        for repeat in range(args.repeats + 1):
-            for variant, module in modules.items():
-                taken = step(module, x, d_h, role_sizes)
-                if repeat:  # the first is a warm-up
-                    seconds[variant].append(taken)
-        frozen = median(seconds["frozen"])
-        ratios = "".join(f"{median(seconds[v]) / frozen:8.2f}" for v in ("lora", "masked", "mor"))
-        least = floor(config, role_sizes, d_in, d_out)
-        print(f"{name:22}{d_in:6}{d_out:7}{frozen:10.4f}{ratios}{least:8.2f}", flush=True)
+    args = parse_args(argv)
+    sizes = [round(REASONER * args.tokens), round(EXECUTOR * args.tokens)]
+    sizes.append(args.tokens - sum(sizes))
+    shapes = {"one layer": tuple(args.features)} if args.features else SHAPES
+    print(common.environment(args))
+    print(f"rows      {args.tokens:,}, of them {sizes} reasoner, executor, summarizer\n")
+    table = [["layer", "in", "out", "frozen s", "lora", *MOR, "floor"]]
+    for name, (d_in, d_out) in tqdm(shapes.items(), disable=None, leave=False):
+        seconds = measure(d_in, d_out, RoleRows(sizes), args)
+        frozen = seconds.pop("frozen")
+        ratios = [f"{taken / frozen:.2f}" for taken in seconds.values()]
+        least = floor(MoRConfig(), sizes, d_in, d_out)
+        table.append([name, str(d_in), str(d_out), f"{frozen:.4f}", *ratios, f"{least:.2f}"])
+    print(layout(table), end="")
 
 
 if __name__ == "__main__":

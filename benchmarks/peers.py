@@ -10,17 +10,16 @@ bfloat16 both run under autocast, as Trainer does.
 import argparse
 import importlib.util
 import tempfile
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-import data
 from benchmarks import common
-from benchmarks.common import CLIP, LINEARS, LR, SHAPE, Texts, trained
+from benchmarks.common import CLIP, LR, Texts, trained
 from model import Transformer
 from mor import MoRConfig
 
@@ -28,22 +27,25 @@ BATCH = 8
 NEEDS = {"peft": ("transformers", "peft"), "trl": ("transformers", "peft", "trl", "datasets")}
 
 
-def without_peers(variants: tuple[str, ...]) -> list[str]:
+def without_peers(variants: Sequence[str]) -> list[str]:
     """The variants that can run here; a line says what is missing for the others."""
-    absent = {name: [p for p in NEEDS.get(name, ()) if not importlib.util.find_spec(p)] for name in variants}
-    for name in (name for name in variants if absent[name]):
-        print(f"{name} is left out: it needs {', '.join(absent[name])}, from pip install '.[peers]'")
-    return [name for name in variants if not absent[name]]
+    present = []
+    for name in variants:
+        absent = [package for package in NEEDS.get(name, ()) if not importlib.util.find_spec(package)]
+        if absent:
+            print(f"{name} is left out: it needs {', '.join(absent)}, from pip install '.[peers]'")
+        else:
+            present.append(name)
+    return present
 
 
-def llama_model(base: Transformer, **changes) -> nn.Module:
-    """LlamaForCausalLM on the tensors of the base; `changes` to common.SHAPE."""
+def llama_model(base: Transformer, args: argparse.Namespace) -> nn.Module:
+    """LlamaForCausalLM on the tensors of the base."""
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     weight = base.model.embed_tokens.weight
-    options = SHAPE | {"num_hidden_layers": base.config.num_hidden_layers} | changes
-    config = LlamaConfig(**options, dtype=weight.dtype)
+    config = LlamaConfig(**common.shape_of(args), dtype=weight.dtype)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     model.load_state_dict(base.state_dict(), assign=True)
@@ -52,14 +54,22 @@ def llama_model(base: Transformer, **changes) -> nn.Module:
     return model
 
 
-def peft_model(base: Transformer, **changes) -> nn.Module:
+def peft_model(base: Transformer, args: argparse.Namespace) -> nn.Module:
     """The same with LoRA of MoR's parameters (but for the routers)."""
     from peft import LoraConfig, get_peft_model
 
     warnings.simplefilter("ignore", FutureWarning)  # of the peers, about each other's names
     rank = sum(MoRConfig().loras) * MoRConfig().rank
-    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LINEARS))
-    return get_peft_model(llama_model(base, **changes), lora).train()
+    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(common.linears(base)))
+    return get_peft_model(llama_model(base, args), lora).train()
+
+
+def model_of(variant: str, base: Transformer, args: argparse.Namespace) -> nn.Module:
+    if variant == "mor":
+        return common.mor_model(base)
+    if variant == "frozen":
+        return common.frozen_model(base)
+    return peft_model(base, args)
 
 
 def padded(texts: Texts, device: torch.device) -> list[dict[str, Tensor]]:
@@ -72,9 +82,12 @@ def padded(texts: Texts, device: torch.device) -> list[dict[str, Tensor]]:
     batches = []
     for i in range(0, len(texts.examples), BATCH):
         chosen = texts.examples[i : i + BATCH]
-        mask = fill([[1] * len(e.input_ids) for e in chosen], 0)
-        ids, labels = fill([e.input_ids for e in chosen], 0), fill([e.labels for e in chosen], -100)
-        batches.append({"input_ids": ids, "labels": labels, "attention_mask": mask})
+        batch = {
+            "input_ids": fill([example.input_ids for example in chosen], 0),
+            "labels": fill([example.labels for example in chosen], -100),
+            "attention_mask": fill([[1] * len(example.input_ids) for example in chosen], 0),
+        }
+        batches.append(batch)
     return batches
 
 
@@ -95,8 +108,23 @@ def peft_steps(model: nn.Module, texts: Texts) -> Iterator[float]:
         yield total
 
 
-MODELS = {"mor": common.mor_model, "frozen": common.frozen_model, "peft": peft_model}
 STEPS = {"mor": common.mor_steps, "frozen": common.frozen_steps, "peft": peft_steps}
+
+
+@dataclass
+class Row:
+    """A variant as a table shows it."""
+
+    name: str
+    model: nn.Module
+    steps: Iterator[float]
+
+
+def row_of(variant: str, base: Transformer, texts: Texts, args: argparse.Namespace) -> Row:
+    if variant == "trl":
+        return best_trl(base, texts, args)
+    model = model_of(variant, base, args)
+    return Row(variant, model, STEPS[variant](model, texts))
 
 
 # ---- TRL ----
@@ -104,7 +132,7 @@ STEPS = {"mor": common.mor_steps, "frozen": common.frozen_steps, "peft": peft_st
 
 def trl_settings(texts: Texts) -> dict[str, dict]:
     """What is tried. Packs keep documents apart by a mask, from their positions; none may cut a text."""
-    longest = max(len(e.input_ids) for e in texts.examples)
+    longest = max(len(example.input_ids) for example in texts.examples)
     return {
         f"packs of {longest}": dict(packing=True, max_length=longest, per_device_train_batch_size=1),
         "one pack": dict(packing=True, max_length=texts.tokens, per_device_train_batch_size=1),
@@ -112,20 +140,18 @@ def trl_settings(texts: Texts) -> dict[str, dict]:
     }
 
 
-def best_trl(
-    base: Transformer, texts: Texts, args: argparse.Namespace
-) -> tuple[str, nn.Module, Iterator[float]]:
-    """The setting whose second step is the fastest: name, model, steps from the first one on."""
+def best_trl(base: Transformer, texts: Texts, args: argparse.Namespace) -> Row:
+    """The setting whose second step is the fastest; the steps are from the first one on."""
     best, fastest = None, float("inf")
     for setting, options in trl_settings(texts).items():
-        model = peft_model(base)
+        model = peft_model(base, args)
         steps = trl_steps(model, texts, options, args)
-        first, started = next(steps), time.perf_counter()
+        first, started = next(steps), common.clock(args.device)
         next(steps)
-        seconds = time.perf_counter() - started
+        seconds = common.clock(args.device) - started
         print(f"trl, {setting}: {seconds:.2f} s a step", flush=True)
         if seconds < fastest:
-            best, fastest = (f"trl, {setting}", model, chain([first], steps)), seconds
+            best, fastest = Row(f"trl, {setting}", model, chain([first], steps)), seconds
     return best
 
 
@@ -135,17 +161,25 @@ def trl_steps(model: nn.Module, texts: Texts, options: dict, args: argparse.Name
     from trl import SFTConfig, SFTTrainer
 
     disable_progress_bars()
-    frame = data.load_frame(args.tokenizer)
+    frame = common.load_frame(args)
     end = frame.tokenizer.id_to_token(frame.end)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=frame.tokenizer, eos_token=end, pad_token=end)
-    columns = {name: [getattr(e, name) for e in texts.examples] for name in ("input_ids", "labels")}
+    columns = {
+        "input_ids": [example.input_ids for example in texts.examples],
+        "labels": [example.labels for example in texts.examples],
+    }
+    dataset = Dataset.from_dict(columns)
     with tempfile.TemporaryDirectory() as folder:
-        options = options | dict(output_dir=folder, report_to="none", learning_rate=LR)
-        options |= dict(
-            gradient_checkpointing=False, bf16=args.dtype == "bfloat16", use_cpu=args.device == "cpu"
+        config = SFTConfig(
+            output_dir=folder,
+            report_to="none",
+            learning_rate=LR,
+            gradient_checkpointing=False,
+            bf16=args.dtype == torch.bfloat16,
+            use_cpu=args.device.type == "cpu",
+            **options,
         )
-        dataset = Dataset.from_dict(columns)
-        trainer = SFTTrainer(model, SFTConfig(**options), train_dataset=dataset, processing_class=tokenizer)
+        trainer = SFTTrainer(model, config, train_dataset=dataset, processing_class=tokenizer)
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.create_optimizer())
     loader = trainer.get_train_dataloader()
     batches, supervised = trainer.get_batch_samples(iter(loader), len(loader), trainer.args.device)

@@ -8,9 +8,10 @@ start of Python and the imports, whose memory is told apart. Seconds are of CPU 
 machine does not change much. verify asks no model and runs no code; unify reads what verify wrote.
 """
 
+import argparse
+import contextlib
 import json
-import resource
-import subprocess
+import os
 import sys
 import tempfile
 import time
@@ -18,120 +19,178 @@ from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
-from cli import ArgumentParser, number, run
+from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.apart import in_new_process, peak_bytes
+from cli import ArgumentParser, layout, number, run
+
+# ---- invented rows: three tools of four parameters and one call, in a source's published form ----
+
 WORDS = "weather film flight hotel stock recipe".split()
+PARAMETERS = {  # of every tool: type in JSON Schema, description
+    "city": ("string", "The city in which to look."),
+    "day": ("string", "The day, as year, month and day."),
+    "limit": ("integer", "How many results are wanted at most."),
+    "brief": ("boolean", "Leave out the details."),
+}
+PYTHON_TYPES = {"string": "str", "integer": "int, optional", "boolean": "bool, optional"}
+ABOUT = "Finds what there is."
+FOUND, ANSWER = '{"found": ["a fair", "a concert"]}', "There are a fair and a concert."
 ACE = "Here is a list of functions in JSON format that you can invoke:\n{}. \nShould you decide to call"
 GLAIVE = (
     "SYSTEM: You are a helpful assistant with access to the following functions. Use them if required -\n{}\n"
 )
 
 
-def invented(source: str, i: int) -> dict:
-    """A row with three tools of four parameters and a call, in a source's published form."""
-    names = [f"find_{WORDS[(i + k) % 6]}_{k}" for k in range(3)]
-    about = {"city": "The city in which to look.", "day": "The day, as year, month and day."}
-    about |= {"limit": "How many results are wanted at most.", "brief": "Leave out the details."}
-    kinds = dict(zip(about, ("string", "string", "integer", "boolean"), strict=True))
-    query = f"Number {i}: what is there in Rome on the first of May? At most {i % 9 + 1} results, please."
-    arguments = {"city": "Rome", "day": "2025-05-01", "limit": i % 9 + 1}
-    if source == "apigen":
-        python = {"string": "str", "integer": "int, optional", "boolean": "bool, optional"}
-        flat = {name: {"description": about[name], "type": python[kind]} for name, kind in kinds.items()}
-        tools = [{"name": n, "description": "Finds what there is.", "parameters": flat} for n in names]
-        answers = [{"name": names[0], "arguments": arguments}]
-        return {"id": i, "query": query, "answers": json.dumps(answers), "tools": json.dumps(tools)}
-    properties = {name: {"type": kind, "description": about[name]} for name, kind in kinds.items()}
-    outer = {
-        "type": "dict" if source == "toolace" else "object",
-        "properties": properties,
-        "required": ["city"],
+def tool_names(i: int) -> list[str]:
+    return [f"find_{WORDS[(i + k) % len(WORDS)]}_{k}" for k in range(3)]
+
+
+def tools_of(i: int, type_of_object: str) -> list[dict]:
+    """The tools of row i with JSON Schema."""
+    properties = {name: {"type": kind, "description": text} for name, (kind, text) in PARAMETERS.items()}
+    schema = {"type": type_of_object, "properties": properties, "required": ["city"]}
+    return [{"name": name, "description": ABOUT, "parameters": schema} for name in tool_names(i)]
+
+
+def query_of(i: int) -> str:
+    return f"Number {i}: what is there in Rome on the first of May? At most {i % 9 + 1} results, please."
+
+
+def arguments_of(i: int) -> dict:
+    return {"city": "Rome", "day": "2025-05-01", "limit": i % 9 + 1}
+
+
+def apigen_row(i: int) -> dict:
+    flat = {
+        name: {"description": text, "type": PYTHON_TYPES[kind]} for name, (kind, text) in PARAMETERS.items()
     }
-    tools = [{"name": n, "description": "Finds what there is.", "parameters": outer} for n in names]
-    found, answer = json.dumps({"found": ["a fair", "a concert"]}), "There are a fair and a concert."
-    if source == "toolace":
-        call = f'[{names[0]}(city="Rome", day="2025-05-01", limit={i % 9 + 1})]'
-        said = [
-            ("user", query),
-            ("assistant", call),
-            ("tool", f'[{{"name": "{names[0]}", "results": {found}}}]'),
-        ]
-        turns = [{"from": who, "value": text} for who, text in [*said, ("assistant", answer)]]
-        return {"system": ACE.format(json.dumps(tools)), "conversations": turns}
-    call = f"""<functioncall> {{"name": "{names[0]}", "arguments": '{json.dumps(arguments)}'}}"""
-    chat = f"USER: {query}\n\n\nASSISTANT: {call} <|endoftext|>\n\n\nFUNCTION RESPONSE: {found}\n\n\n"
-    chat += f"ASSISTANT: {answer} <|endoftext|>\n\n\n"
-    return {"system": GLAIVE.format("\n\n".join(json.dumps(t, indent=4) for t in tools)), "chat": chat}
+    tools = [{"name": name, "description": ABOUT, "parameters": flat} for name in tool_names(i)]
+    answers = [{"name": tool_names(i)[0], "arguments": arguments_of(i)}]
+    return {"id": i, "query": query_of(i), "answers": json.dumps(answers), "tools": json.dumps(tools)}
 
 
-def write_rows(path: Path, source: str, data: str | None, count: int) -> None:
-    """A JSON array of so many rows, as the data sets are published."""
+def toolace_row(i: int) -> dict:
+    called = tool_names(i)[0]
+    values = ", ".join(f"{name}={json.dumps(value)}" for name, value in arguments_of(i).items())
+    turns = [
+        {"from": "user", "value": query_of(i)},
+        {"from": "assistant", "value": f"[{called}({values})]"},
+        {"from": "tool", "value": f'[{{"name": "{called}", "results": {FOUND}}}]'},
+        {"from": "assistant", "value": ANSWER},
+    ]
+    return {"system": ACE.format(json.dumps(tools_of(i, "dict"))), "conversations": turns}
 
-    def rows() -> Iterator[dict]:
-        from sources.catalogue import SOURCES
 
-        yield from islice(cycle(list(SOURCES[source].read(Path(data)))), count)
+def glaive_row(i: int) -> dict:
+    tools = "\n\n".join(json.dumps(tool, indent=4) for tool in tools_of(i, "object"))
+    call = f"""{{"name": "{tool_names(i)[0]}", "arguments": '{json.dumps(arguments_of(i))}'}}"""
+    chat = (
+        f"USER: {query_of(i)}\n\n\n"
+        f"ASSISTANT: <functioncall> {call} <|endoftext|>\n\n\n"
+        f"FUNCTION RESPONSE: {FOUND}\n\n\n"
+        f"ASSISTANT: {ANSWER} <|endoftext|>\n\n\n"
+    )
+    return {"system": GLAIVE.format(tools), "chat": chat}
 
+
+INVENTED = {"apigen": apigen_row, "toolace": toolace_row, "glaive": glaive_row}
+
+
+# ---- rows in files ----
+
+
+def own_rows(source: str, path: Path, count: int) -> Iterator[dict]:
+    """`count` rows of a file, over and over. Raises UserError."""
+    from sources.catalogue import SOURCES
+
+    return islice(cycle(list(SOURCES[source].read(path))), count)
+
+
+def write_rows(path: Path, rows: Iterator[dict]) -> None:
+    """A JSON array, as the data sets are published."""
     with open(path, "w", encoding="utf-8") as file:
-        for i, row in enumerate(rows() if data else (invented(source, i) for i in range(count))):
-            file.write(("," if i else "[") + "\n" + json.dumps(row))
+        before = "[\n"
+        for row in rows:
+            file.write(before + json.dumps(row))
+            before = ",\n"
         file.write("\n]\n")
 
 
+def count_lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)
+
+
+# ---- the command ----
+
+
+def source_and_file(text: str) -> tuple[str, Path]:
+    """An argparse type: SOURCE=FILE."""
+    from sources.catalogue import SOURCES
+
+    source, _, path = text.partition("=")
+    if source not in SOURCES or not path:
+        wanted = f"SOURCE=FILE with a source among {', '.join(SOURCES)}"
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
+    return source, Path(path)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
+    add = parser.add_argument
+    add("--count", type=number(int, 1), default=100_000, metavar="N", help="rows of each source")
+    own = "rows of one's own, repeated; []: invented ones"
+    add("--data", type=source_and_file, nargs="+", default=[], metavar="SOURCE=FILE", help=own)
+    return parser.parse_args(argv)
+
+
 def measure(*argv: str) -> dict:
-    """One command, in this process."""
-    import pipeline
+    """One command of pipeline.py, in this process. Raises UserError."""
+    import pipeline  # not above: the process that prints the table needs no torch
 
-    def peak() -> float:
-        """MB so far."""
-        return (
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            * (1 if sys.platform == "darwin" else 1024)
-            / 2**20
-        )
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        imports, started = peak_bytes(), time.process_time()
+        pipeline.main(list(argv))
+        seconds = time.process_time() - started
+    return {"seconds": seconds, "imports": imports, "peak": peak_bytes()}
 
-    before, started = peak(), time.process_time()
-    pipeline.main([*argv])
-    return {"seconds": time.process_time() - started, "before": before, "peak": peak()}
+
+def stages(source: str, rows: Path, folder: Path) -> dict[str, list[str]]:
+    """Arguments of pipeline.py by stage: each reads what the one before it wrote."""
+    records, verified = str(folder / "records.jsonl"), str(folder / "verified.jsonl")
+    return {
+        "convert": ["convert", str(rows), "--source", source, "--output", records],
+        "verify": ["verify", records, "--model", "", "--output", verified],
+        "unify": ["unify", verified, "--output", str(folder)],
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="pipeline.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--count", type=number(int, 1), default=100_000, metavar="N", help="rows of each source"
-    )
-    help = "rows of one's own, repeated; without it, invented ones"
-    parser.add_argument("--data", nargs="+", default=[], metavar="SOURCE=FILE", help=help)
-    args = parser.parse_args(argv)
-    given = dict(pair.split("=", 1) for pair in args.data) or dict.fromkeys(("apigen", "toolace", "glaive"))
-    heads = ("stage", "rows", "MB in", "CPU s", "rows/s", "peak MB", "of imports")
-    heads = [f"{head:>{width}}" for head, width in zip(heads, (10, 9, 8, 9, 9, 9, 12), strict=True)]
-    print(f"{heads[0].strip():>31}   " + "".join(heads[1:]))
-    with tempfile.TemporaryDirectory() as name:
-        rows, records, out = (Path(name) / f"{part}.json" for part in ("rows", "records", "out"))
-        for source, data in given.items():
-            write_rows(rows, source, data, args.count)
-            stages = {"convert": (rows, "--source", source, "--output", records)}
-            stages["verify"] = (records, "--model", "", "--output", out)
-            stages["unify"] = (out, "--output", Path(name))
-            for stage, (path, *flags) in stages.items():
-                job = [sys.executable, "-m", "benchmarks.pipeline", "--row", stage, path, *flags]
-                done = subprocess.run(job, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-                row = json.loads(done.stdout.splitlines()[-1])
-                size, read = path.stat().st_size / 1e6, args.count
-                if stage != "convert":
-                    with open(path, "rb") as file:
-                        read = sum(1 for _ in file)
-                print(
-                    f"{source:24}{stage:10}{read:9,}{size:8,.0f}{row['seconds']:9.1f}"
-                    f"{read / row['seconds']:9,.0f}{row['peak']:9,.0f}{row['before']:12,.0f}",
-                    flush=True,
-                )
+    args = parse_args(argv)
+    rows = {source: map(row_of, range(args.count)) for source, row_of in INVENTED.items()}
+    if args.data:
+        rows = {source: own_rows(source, path, args.count) for source, path in args.data}
+    table = [["source", "stage", "rows", "MB in", "CPU s", "rows/s", "peak MB", "of imports"]]
+    with tempfile.TemporaryDirectory() as name, tqdm(total=3 * len(rows), disable=None, leave=False) as bar:
+        path = Path(name) / "rows.json"
+        for source, of_source in rows.items():
+            write_rows(path, of_source)
+            for stage, command in stages(source, path, Path(name)).items():
+                given = Path(command[1])
+                read = args.count if given == path else count_lines(given)
+                got = in_new_process(measure, *command)
+                cells = [source, stage, f"{read:,}", f"{given.stat().st_size / 1e6:,.1f}"]
+                cells += [f"{got['seconds']:.2f}", f"{read / got['seconds']:,.0f}"]
+                cells += [f"{got[what] / 2**20:,.0f}" for what in ("peak", "imports")]
+                table.append(cells)
+                bar.update()
+    print(layout(table), end="")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--row"]:
-        print(json.dumps(measure(*sys.argv[2:])))
-    else:
-        sys.exit(run(main))
+    sys.exit(run(main))

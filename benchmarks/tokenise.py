@@ -10,15 +10,24 @@ torch is left out. Memory is the peak of that process and of the largest of its 
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from cli import ArgumentParser, number, run
+from tqdm import tqdm
+
+from benchmarks.apart import in_new_process, peak_bytes
+from cli import ArgumentParser, layout, number, run
 
 ROOT = Path(__file__).resolve().parent.parent
+SERIAL, PARALLEL, BUILD, OPEN, READ = ROWS = (
+    "one process",
+    "one process per core",
+    "build the cache",
+    "cache, opened",
+    "cache, every token read",
+)
 
 
 def write_sample(path: Path, count: int) -> None:
@@ -31,57 +40,47 @@ def write_sample(path: Path, count: int) -> None:
             file.write(json.dumps(record | {"trajectory": [first, *others]}) + "\n")
 
 
-def measure(kind: str, path: str, model: str, cache: str) -> dict:
-    """One row, in this process."""
-    from engine import dataset
+def measure(row: str, path: Path, model: str, cache: Path) -> dict:
+    """One row, in this process. Raises UserError."""
+    from engine import dataset  # not above: the process that prints the table needs no torch
 
     started = time.perf_counter()
-    if kind in ("serial", "parallel"):
-        found = dataset.render_file(path, model, dataset.cores() if kind == "parallel" else 1)
+    if row == SERIAL:
+        found = dataset.render_file(path, model)
+    elif row == PARALLEL:
+        found = dataset.render_file(path, model, dataset.cores())
     else:
-        found = dataset.load(path, model, cache)
-    if kind == "cache, every token read":
+        found = dataset.load(path, model, str(cache))
+    if row == READ:
         for trajectory in found:
             assert len(trajectory.example.labels) == trajectory.length
-    seconds = time.perf_counter() - started
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    unit = 1 if sys.platform == "darwin" else 1024
-    tokens = int(found.lengths.sum())
-    peaks = [peak * unit / 2**20 for peak in peaks]
-    return dict(seconds=seconds, count=len(found), tokens=tokens, peaks=peaks, cores=dataset.cores())
+    return {
+        "seconds": time.perf_counter() - started,
+        "trajectories": len(found),
+        "tokens": int(found.lengths.sum()),
+        "peak": peak_bytes(),
+        "peak of a worker": peak_bytes(resource.RUSAGE_CHILDREN),
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="tokenise.py", description=__doc__.split("\n\n")[0])
+    parser = ArgumentParser(prog="python -m benchmarks.tokenise", description=__doc__)
     parser.add_argument("--count", type=number(int, 1), default=100_000, metavar="N", help="trajectories")
     parser.add_argument("--model", default=str(ROOT / "tiny"), metavar="DIR", help="whose tokenizer is used")
     args = parser.parse_args(argv)
+    table = [["", "seconds", "trajectories/s", "tokens/s", "peak MB", "of a worker"]]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sample.jsonl"
+        path, cache = Path(folder) / "sample.jsonl", Path(folder) / "cache"
         write_sample(path, args.count)
         print(f"{args.count:,} trajectories, {path.stat().st_size / 1e6:,.0f} MB of JSON, {args.model}")
-        print(f"{'':25}{'seconds':>9}{'trajectories/s':>16}{'tokens/s':>13}{'peak MB':>9}{'of a worker':>13}")
-        for kind in ("serial", "parallel", "build the cache", "cache, opened", "cache, every token read"):
-            job = [
-                sys.executable,
-                "-m",
-                "benchmarks.tokenise",
-                "--row",
-                kind,
-                path,
-                args.model,
-                Path(folder) / "cache",
-            ]
-            row = json.loads(subprocess.run(job, check=True, stdout=subprocess.PIPE).stdout)
-            name = f"{kind}, {row['cores']} cores" if kind == "parallel" else kind
-            rates = f"{row['count'] / row['seconds']:16,.0f}{row['tokens'] / row['seconds']:13,.0f}"
-            peaks = f"{row['peaks'][0]:9,.0f}{row['peaks'][1]:13,.0f}"
-            print(f"{name:25}{row['seconds']:9.2f}{rates}{peaks}", flush=True)
-        print(f"{row['tokens']:,} tokens")
+        for row in tqdm(ROWS, disable=None, leave=False):
+            got = in_new_process(measure, row, path, args.model, cache)
+            cells = [row, f"{got['seconds']:.2f}"]
+            cells += [f"{got[what] / got['seconds']:,.0f}" for what in ("trajectories", "tokens")]
+            cells += [f"{got[what] / 2**20:,.0f}" for what in ("peak", "peak of a worker")]
+            table.append(cells)
+    print(f"{got['tokens']:,} tokens\n\n{layout(table)}", end="")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--row"]:
-        print(json.dumps(measure(*sys.argv[2:])))
-    else:
-        sys.exit(run(main))
+    sys.exit(run(main))

@@ -368,7 +368,7 @@ def exact_turns(model: Transformer, tokenizer: Tokenizer, functions: list[world.
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="pretrain.py", description=__doc__.split("\n")[0])
+    parser = ArgumentParser(prog="python -m tiny.pretrain", description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the checkpoint")
     parser.add_argument("--steps", type=number(int, 1), default=11000, help="of the training")
     parser.add_argument("--tokens", type=number(int, 1), default=4096, help="of one step, at least")

@@ -131,7 +131,7 @@ def write(path: Path, records: list[dict]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="sample.py", description=__doc__.split("\n")[0])
+    parser = ArgumentParser(prog="python -m tiny.sample", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent.parent, help="folder to write to"
     )
