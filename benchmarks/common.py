@@ -29,7 +29,7 @@ import mor
 from cli import ArgumentParser, UserError, number
 from data import Example
 from engine.devices import choose_device, choose_dtype, flat_gradients
-from engine.fused import for_training
+from engine.fused import for_training, orthogonal_loss
 from engine.loss import token_losses
 from formats.frames import Frame
 from model import ModelConfig, Transformer
@@ -244,7 +244,7 @@ def mor_steps(model: Transformer, texts: Texts) -> Iterator[float]:
     while True:
         gradients.zero_()
         ce = token_losses(model, texts.examples)[0] / texts.supervised
-        loss = ce + ALPHA1 * mor.balance_loss(model) + ALPHA2 * mor.orthogonal_loss(model)
+        loss = ce + ALPHA1 * mor.balance_loss(model) + ALPHA2 * orthogonal_loss(model)
         loss.backward()
         norm = torch.linalg.vector_norm(gradients).item()
         if norm > CLIP:
