@@ -26,7 +26,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
 from formats.checkpoint import ModelConfig, checkpoint_folder, read_tensors, tensor_files
@@ -157,6 +156,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 def attend_packed(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None) -> Tensor:
     """Causal attention inside each packed document, one kernel for all. q [T, H, D]; k, v [T, G, D]."""
+    from torch.nn.attention.varlen import varlen_attn  # here, as it takes a second and only CUDA needs it
+
     ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(q.device, non_blocking=True)
     left = -1 if window is None else window - 1  # tokens before the query's own; -1: all
     options = dict(window_size=(left, 0), enable_gqa=q.shape[1] != k.shape[1])
