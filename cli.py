@@ -77,19 +77,32 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises UserError when the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_all([path], lambda temporaries: write(temporaries[0]))
+
+
+def write_all(paths: list[Path], write: Callable[[list[Path]], None]) -> None:
+    """write_whole for files that belong together: `write` gets all temporary names.
+
+    None is put in place before all are written, and each is whole. Who is killed between two renames leaves
+    some of the files new and the others old.
+    """
+    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporaries)
+        for temporary in temporaries:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        for temporary, path in zip(temporaries, paths, strict=True):
+            os.replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path}: cannot be written ({reason}); free space or choose another place") from None
+        fault = f"cannot be written ({error.strerror or error}); free space or choose another place"
+        raise UserError(f"{paths[0]}: {fault}") from None
     finally:
-        with contextlib.suppress(OSError):  # nothing was made, in a folder that is none
-            temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            with contextlib.suppress(OSError):  # nothing was made, in a folder that is none
+                temporary.unlink(missing_ok=True)
 
 
 def cut(text: str, limit: int) -> str:

@@ -103,8 +103,8 @@ class AllRows(RoleRows):
     loras: slice  # of L: those of the roles present, and of any role between them
     most: int  # LoRAs that the router chooses for a row, the largest top_k among the roles present
     shared: Tensor  # [T, 1, L] 1 at the shared LoRA of the row's role, else 0
-    allowed: Tensor  # bool [T, 1, L] the routed LoRAs of the row's role
-    kept: Tensor | None  # [T, 1, most] 1 where rank < top_k of the row's role, else 0; None: 1 everywhere
+    barred: Tensor  # bool [T, 1, L] all but the routed LoRAs of the row's role: its router cannot choose them
+    surplus: Tensor | None  # bool [T, 1, most] where rank >= top_k of the row's role; None: nowhere
 
 
 class MoRInference(nn.Module):
@@ -146,11 +146,11 @@ class MoRInference(nn.Module):
         """
         scores = scores.to(rows.shared.dtype)
         lowest = torch.finfo(scores.dtype).min
-        largest, chosen = scores.masked_fill(~rows.allowed, lowest).topk(rows.most, dim=2)
-        if rows.kept is None:
+        largest, chosen = scores.masked_fill(rows.barred, lowest).topk(rows.most, dim=2)
+        if rows.surplus is None:
             weights = largest.softmax(dim=2)
-        else:
-            weights = largest.masked_fill(rows.kept == 0, lowest).softmax(dim=2) * rows.kept
+        else:  # masked twice: of a role that chooses none, softmax would make equal shares
+            weights = largest.masked_fill(rows.surplus, lowest).softmax(dim=2).masked_fill(rows.surplus, 0)
         gates = rows.shared.expand_as(scores).scatter_add(2, chosen, weights)
         if self.config.shared_gate:
             gates = torch.where(rows.shared > 0, scores.sigmoid(), gates)
@@ -165,12 +165,12 @@ class RowTables:
         self.starts = [end - loras for end, loras in zip(self.ends, config.loras, strict=True)]
         self.top_k = [active - 1 for active in config.active]
         self.shared = torch.zeros(3, sum(config.loras), dtype=dtype, device=device)
-        self.allowed = torch.zeros(3, sum(config.loras), dtype=torch.bool, device=device)
-        self.kept = torch.zeros(3, max(self.top_k), dtype=dtype, device=device)
+        self.barred = torch.ones(3, sum(config.loras), dtype=torch.bool, device=device)
+        self.surplus = torch.ones(3, max(self.top_k), dtype=torch.bool, device=device)
         for role, start in enumerate(self.starts):
             self.shared[role, start] = 1
-            self.allowed[role, start + 1 : self.ends[role]] = True
-            self.kept[role, : self.top_k[role]] = 1
+            self.barred[role, start + 1 : self.ends[role]] = False
+            self.surplus[role, : self.top_k[role]] = False
 
     def arrange(self, role_ids: Tensor) -> AllRows:
         """In the place of mor.sort_by_role: role_ids int64 [T]; no row changes its place."""
@@ -178,9 +178,11 @@ class RowTables:
         present = [role for role, size in enumerate(sizes) if size]
         top_k = [self.top_k[role] for role in present]
         most = max(top_k)
-        kept = None
-        if min(top_k) < most:
-            kept = self.kept[role_ids, None, :most]
-        loras = slice(self.starts[present[0]], self.ends[present[-1]])
-        shared, allowed = self.shared[role_ids, None], self.allowed[role_ids, None]
-        return AllRows(sizes=sizes, loras=loras, most=most, shared=shared, allowed=allowed, kept=kept)
+        return AllRows(
+            sizes=sizes,
+            loras=slice(self.starts[present[0]], self.ends[present[-1]]),
+            most=most,
+            shared=self.shared[role_ids, None],
+            barred=self.barred[role_ids, None],
+            surplus=self.surplus[role_ids, None, :most] if min(top_k) < most else None,
+        )

@@ -31,6 +31,7 @@ from evaluation.tables import (
     grouped,
     mean,
     paper_cells,
+    paper_note,
     reasons_not_run,
     share_cells,
     wilson,
@@ -190,4 +191,4 @@ def table(header: dict, lines: list[dict]) -> str:
     by_column = [["column", "n", "right", "95 % interval", *paper_cells(header)]]
     for name, column in columns(verdicts).items():
         by_column.append([name, *column_cells(column), *paper_cells(header, name)])
-    return f"{layout(by_category)}{reasons_not_run(lines)}\n{layout(by_column)}"
+    return f"{layout(by_category)}{reasons_not_run(lines)}\n{layout(by_column)}{paper_note(header)}"

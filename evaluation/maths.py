@@ -30,7 +30,7 @@ from cli import UserError, layout, parse_object
 from data import numbered_lines
 from engine.heldout import spread
 from evaluation.formula import same_values, values_of
-from evaluation.tables import grouped, paper_cells, share_cells
+from evaluation.tables import grouped, paper_cells, paper_note, share_cells
 from formats.calls import JSON
 from formats.frames import Frame
 from model import Transformer
@@ -267,4 +267,4 @@ def table(header: dict, lines: list[dict]) -> str:
         for name, verdicts in sorted(grouped(lines, key).items()):
             if name:
                 rows.append([name, *share_cells(verdicts), *paper_cells(header, name)])
-    return layout(rows)
+    return layout(rows) + paper_note(header)

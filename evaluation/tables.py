@@ -41,15 +41,30 @@ def mean(parts: list[Column | None]) -> Column | None:
     return Column(accuracy, sum(part.n for part in parts), accuracy - below, accuracy + above)
 
 
-# What the paper reports, in percent: the base alone, and MoRAgent.
-COLUMNS = ("Non-live AST", "Non-live Exec", "Live AST", "Relevance", "Average")
-TABLE_2 = {
-    "llama-3.2-1b-instruct": ((21.9, 75.2), (19.2, 80.0), (29.8, 60.7), (38.9, 94.4), (27.5, 77.6)),
-    "phi-3.5-mini-instruct": ((69.0, 83.0), (57.3, 78.2), (58.2, 72.7), (72.2, 94.4), (64.2, 82.1)),
-    "openpangu-embedded-1b": ((23.0, 76.9), (23.9, 72.9), (31.5, 64.7), (16.7, 94.4), (23.8, 77.2)),
+class Reported(NamedTuple):
+    """What the paper reports for one base model, in percent."""
+
+    suite: str
+    heads: tuple[str, ...]
+    rows: dict[str, tuple[float, ...]]  # by the name that our row has; a figure for each head
+
+
+def table_2(*figures: tuple[float, float]) -> Reported:
+    """BFCL: the base alone and MoRAgent, for each column of Table 2."""
+    names = ("Non-live AST", "Non-live Exec", "Live AST", "Relevance", "Average")
+    return Reported("bfcl", ("paper: base", "paper: MoRAgent"), dict(zip(names, figures, strict=True)))
+
+
+PAPER = {
+    "llama-3.2-1b-instruct": table_2((21.9, 75.2), (19.2, 80.0), (29.8, 60.7), (38.9, 94.4), (27.5, 77.6)),
+    "phi-3.5-mini-instruct": table_2((69.0, 83.0), (57.3, 78.2), (58.2, 72.7), (72.2, 94.4), (64.2, 82.1)),
+    "openpangu-embedded-1b": table_2((23.0, 76.9), (23.9, 72.9), (31.5, 64.7), (16.7, 94.4), (23.8, 77.2)),
+    "qwen2.5-coder-1.5b": Reported(  # Table 3: the base with Python packages, and without
+        "math",
+        ("paper: base", "paper: base, no packages", "paper: MoRAgent"),
+        {"GSM8K": (54.7, 41.7, 68.5), "MATH": (23.5, 33.5, 45.5)},
+    ),
 }
-TABLE_3 = {"qwen2.5-coder-1.5b": {"GSM8K": (54.7, 68.5), "MATH": (23.5, 45.5)}}  # the base with packages
-PAPER = TABLE_3 | {name: dict(zip(COLUMNS, row, strict=True)) for name, row in TABLE_2.items()}
 
 
 # ---- tables ----
@@ -76,15 +91,29 @@ def column_cells(column: Column | None) -> list[str]:
     return [str(column.n), f"{column.accuracy:.1%}", f"{column.low:.1%} to {column.high:.1%}"]
 
 
+def reported_for(header: dict) -> Reported | None:
+    """The paper's figures for this base and suite; those of an Instruct model are not those of its base."""
+    reported = PAPER.get(header["model"].lower())
+    return reported if reported and reported.suite == header["suite"] else None
+
+
 def paper_cells(header: dict, name: str | None = None) -> list[str]:
     """The paper's figures of one row for this base model, if it has any; without a name the row's head."""
-    model = header["model"].lower()
-    for base, rows in PAPER.items():
-        if model.startswith(base):
-            if name is None:
-                return ["paper: base", "paper: MoRAgent"]
-            return [f"{figure:.1f}%" for figure in rows.get(name, ())]
-    return []
+    reported = reported_for(header)
+    if reported is None:
+        return []
+    if name is None:
+        return [*reported.heads]
+    return [f"{figure:.1f}%" for figure in reported.rows.get(name, ())]
+
+
+def paper_note(header: dict) -> str:
+    """A line on how the paper's figures differ from ours, where there are any."""
+    reported = reported_for(header)
+    if reported is None:
+        return ""
+    rest = "; its Non-live Exec counts REST, which is not run here" if reported.suite == "bfcl" else ""
+    return f"the paper's base was not run with the prompts of the roles{rest}\n"
 
 
 def reasons_not_run(lines: list[dict]) -> str:

@@ -8,11 +8,10 @@ results are written in the order of the rows, and files appear when they are who
 """
 
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -160,38 +159,13 @@ def process(
                     files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
         check(tally)
 
-    write_all([*targets.values()], write)
+    cli.write_all([*targets.values()], write)
     return tally
 
 
 def beside(output: Path, kind: str) -> Path:
     """out.jsonl, "refused" -> out.refused.jsonl"""
     return output.with_name(f"{output.stem}.{kind}.jsonl")
-
-
-def write_all(paths: list[Path], write: Callable[[list[Path]], None]) -> None:
-    """cli.write_whole for several files: call `write` on temporary names, then rename all of them.
-
-    None is put in place before all are written, and each is whole. Who is killed between two renames leaves
-    some of the files new and the others old. Raises UserError when a folder cannot be written.
-    """
-    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
-    try:
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporaries)
-        for temporary in temporaries:
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-        for temporary, path in zip(temporaries, paths, strict=True):
-            os.replace(temporary, path)
-    except OSError as error:
-        fault = f"cannot be written ({error.strerror or error}); free space or choose another place"
-        raise cli.UserError(f"{paths[0]}: {fault}") from None
-    finally:
-        for temporary in temporaries:
-            with suppress(OSError):  # nothing was made, in a folder that is none
-                temporary.unlink(missing_ok=True)
 
 
 def attempt(step: Callable[[Any], Results], item: Item) -> Attempt:

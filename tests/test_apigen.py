@@ -56,6 +56,17 @@ def test_apigen_required_is_what_does_not_say_optional():
     assert required(both, type=CITY, unit=other) == ["type"]
 
 
+def test_apigen_a_call_of_another_function_leaves_nothing_out():
+    """It has no parameters of this one."""
+    other = {"name": "sea", "description": "", "parameters": {"type": {"type": "str"}}}
+    calls = [ASK, {"name": "sea", "arguments": {"type": "calm"}}]
+    unit = {"type": "str", "default": "C"}
+    asked = [{"name": "sky", "arguments": {"type": "Bali", "unit": "F"}}, calls[1]]
+    for given, wanted in ((calls, ["type"]), (asked, ["type", "unit"])):
+        record = converted("apigen", apigen_row(given, [sky(type=CITY, unit=unit), other]))
+        assert record["tools"][0]["parameters"]["required"] == wanted
+
+
 def test_apigen_filler_default_of_a_required_parameter_goes():
     city, unit = {"type": "str", "default": ""}, {"type": "str, optional", "default": ""}
     record = converted("apigen", apigen_row([ASK], [sky(type=city, unit=unit)]))

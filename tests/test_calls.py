@@ -157,6 +157,13 @@ def test_check_call_on_loose_schemas():
     assert argument == "now: argument x: unknown, wanted nothing"
 
 
+@pytest.mark.parametrize("kind", ["String", "STRING", "Str"])
+def test_names_of_types_in_capitals_are_types(kind):
+    calls.check_value("Bali", {"type": kind})
+    with pytest.raises(ValueError, match=f"got 7, wanted {kind}"):
+        calls.check_value(7, {"type": kind})
+
+
 def test_same_calls():
     def f(arguments: dict) -> dict:
         return {"name": "f", "arguments": arguments}

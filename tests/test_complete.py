@@ -7,7 +7,7 @@ import pytest
 from data import check_record
 from sources.rows import Refused
 from stages.asking import ATTEMPTS
-from stages.complete import LONGEST, complete, given_away, request
+from stages.complete import CONFIRM, LONGEST, complete, given_away, request
 
 WEATHER = {"name": "get_weather", "description": "Weather of a city."}
 WEATHER["parameters"] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -270,6 +270,14 @@ def test_the_request_says_what_each_text_is():
     asked = request(math(), {THOUGHT: 1, SUMMARY: 5})
     assert "First, Next, Finally" in asked[1]["content"] and "\\boxed{}" in asked[1]["content"]
     assert "writes Python" in asked[0]["content"]
+
+
+def test_the_limit_of_a_text_and_what_a_summary_without_a_result_is_to_say():
+    assert LONGEST == 1500
+    assert CONFIRM == (
+        "a summary: check the calls against the query, then say in one sentence what was called and with "
+        "which values; no result is known, so claim none"
+    )
 
 
 def test_a_later_round_counts_only_its_own_observations():

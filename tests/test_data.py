@@ -168,6 +168,29 @@ def test_prompts_by_domain(frames):
 # ---- forging ----
 
 
+def test_prompts_word_for_word():
+    """The content of Figs. 8 to 10: whoever changes a word changes what adapters were trained on."""
+    reasoner = (
+        "Reasoner: study the query and the history; do not answer. Say what is still to be done and how, "
+        "then end with Next: executor, or with Next: summarizer if all is done."
+    )
+    calls = "calls, each as [unused11]Action: NAME %s: {JSON}[unused12], separated by commas."
+    executor = "Executor: do what the reasoner says. Output only "
+    summarizer = (
+        "Summarizer: tell the user the outcome in a few plain words, from the observations if there are any, "
+        "else from the conversation."
+    )
+    assert data.role_prompts("bfcl") == (reasoner, executor + calls % "Arguments", summarizer)
+    assert data.role_prompts("toolbench") == (reasoner, executor + calls % "Action-Input", summarizer)
+    code = "Python code that prints the result."
+    assert data.role_prompts("math") == (reasoner, executor + code, summarizer)
+    assert data.SYSTEM == {
+        "bfcl": "You can call the functions within the tools tags.",
+        "toolbench": "You can call the APIs within the tools tags.",
+        "math": "You solve the user's problem with Python.",
+    }
+
+
 def test_no_text_forges_a_frame(frame):
     """Special tokens' names in every field of a record: the reserved ids are those of the harmless record."""
     bad = hostile(frame)
@@ -427,6 +450,18 @@ def test_collate_and_targets(frame):
         naive += [e.labels[t + 1] if t + 1 < len(e.labels) else -100 for t in range(len(e.labels))]
     assert data.targets(batch).tolist() == naive
     assert torch.equal(batch.labels, before)
+
+
+def test_a_batch_may_be_exactly_full():
+    assert [sorted(batch) for batch in data.pack([60, 40], 100, seed=0, epoch=0)] == [[0, 1]]
+    assert len(data.pack([60, 41], 100, seed=0, epoch=0)) == 2
+
+
+def test_nothing_is_predicted_across_documents():
+    """No rendered document begins with a trained token; one that does is not the target of another's last."""
+    first, second = data.Example([1, 2], [1, 2], [0, 0]), data.Example([3, 4, 5], [3, 4, 5], [0, 0, 0])
+    batch = data.collate([first, second])
+    assert data.targets(batch).tolist() == [2, -100, 4, 5, -100]
 
 
 # ---- show ----

@@ -260,6 +260,12 @@ def test_equality(verdict, prediction, reference):
     assert equal(prediction, reference) == verdict
 
 
+def test_values_of_formulas_may_differ_by_a_thousandth():
+    """As in ToRA's grader."""
+    assert equal(r"\sqrt{2}", "1.415")  # by 0.6 thousandths
+    assert not equal(r"\sqrt{2}", "1.42")  # by 4
+
+
 def test_what_is_too_long_is_compared_as_text():
     assert equal("x" * (LONGEST + 1), "x" * (LONGEST + 1))
     assert not equal("x" * (LONGEST + 1) + "y", "y" + "x" * (LONGEST + 1))

@@ -57,6 +57,24 @@ def test_a_whole_model_trains_alike_in_both_forms():
     assert {layer.function for layer in mor.mor_layers(model)} == {FUSED}
 
 
+@pytest.mark.parametrize("prepare", [lambda model: model, for_training], ids=["plain", "fused"])
+def test_a_whole_model_with_checkpointing_has_the_same_loss_gradients_and_statistics(prepare):
+    ids, roles, lengths = torch.arange(24) % 61, torch.arange(24) // 3 % 3, [15, 9]
+    found = []
+    for checkpointing in (False, True):
+        model = prepare(adapted())
+        model.gradient_checkpointing = checkpointing
+        loss = model(ids, role_ids=roles, lengths=lengths).square().mean() + mor.balance_loss(model)
+        statistics = [layer.statistics for layer in mor.mor_layers(model)]
+        loss.backward()
+        assert all(
+            layer.statistics is of_layer
+            for layer, of_layer in zip(mor.mor_layers(model), statistics, strict=True)
+        )
+        found.append({name: p.grad for name, p in mor.mor_parameters(model).items()} | {"loss": loss})
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("shared_gate", [False, True])
 def test_written_out_backward_passes_gradcheck(shared_gate):
     layer = random_layer(MoRConfig(rank=2, shared_gate=shared_gate), size=(4, 3), form=FUSED)

@@ -86,6 +86,21 @@ def test_bfloat16_is_as_near_as_the_slices_by_role(rows: int) -> None:
     assert near <= 2 * allowed + 0.01
 
 
+def test_gates_of_a_bfloat16_model_are_float32() -> None:
+    """Softmax in float32, as in mor.route."""
+    network = for_inference(small(torch.bfloat16))
+    layer = network.model.layers[0].mlp.down_proj
+    roles = [0, 1, 2, 0]
+    rows = network.arrange_rows(torch.tensor(roles))
+    scores = torch.randn(len(roles), 1, 14, generator=torch.Generator().manual_seed(0)).bfloat16()
+    gates = layer.gates(scores, rows)
+    assert gates.dtype == torch.float32
+    for row, role in enumerate(roles):
+        start, loras, top_k = (0, 5, 10)[role], (5, 5, 4)[role], (3, 3, 2)[role]
+        wanted, _, _ = mor.route(scores[row, :, start + 1 : start + loras].float(), top_k, False)
+        close(gates[row, :, start : start + loras], wanted, 1e-6)
+
+
 def test_linears_without_an_adapter_stay_out_of_the_groups() -> None:
     network = small(targets=("q_proj", "gate_proj", "up_proj", "o_proj"))
     ids, roles = tokens(12, vocab=50), tokens(12, seed=1, vocab=3)

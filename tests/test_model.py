@@ -110,6 +110,15 @@ def test_linears_get_rows_grouped_by_role() -> None:
     assert all(roles is None for _, roles in seen)
 
 
+def test_norms_of_a_bfloat16_model_are_made_in_float32() -> None:
+    """Rounding comes once, at the end, as in the reference."""
+    norm = RMSNorm(64, 1e-6)
+    x = 30 * torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    x16 = x.bfloat16()
+    exact = x16.double() / (x16.double().square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+    assert torch.equal(norm.bfloat16()(x16), exact.bfloat16())
+
+
 def test_role_order_changes_no_gradient() -> None:
     ids, roles = tokens(30, vocab=50), tokens(30, seed=1, vocab=3)
     gradients = []

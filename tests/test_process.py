@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import UserError
+from cli import UserError, write_all
 from stages import process
-from stages.process import write_all
 
 
 def test_in_order_from_threads_reads_few_rows_ahead():

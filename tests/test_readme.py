@@ -176,6 +176,7 @@ def flags_of(program: str) -> frozenset[str]:
         patch.setattr(sys, "argv", [*words, "--help"] if words[0] != "python" else [words[2], "--help"])
         with pytest.raises(SystemExit) as end:
             if words[0] == "python":
+                patch.delitem(sys.modules, words[2], raising=False)  # else runpy warns
                 runpy.run_module(words[2], run_name="__main__")
             else:
                 runpy.run_path(str(ROOT / words[0]), run_name="__main__")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.tables import PAPER, Column, mean, wilson
+from evaluation.tables import PAPER, Column, mean, paper_cells, paper_note, wilson
 
 
 def test_intervals():
@@ -27,7 +27,26 @@ def test_the_papers_average():
 
 
 def test_the_papers_average_is_the_mean_of_its_columns():
-    for name, rows in PAPER.items():
-        if "Average" in rows:
-            for figures in zip(*rows.values(), strict=True):
+    """Within the rounding of five figures: a figure copied wrongly would show."""
+    for name, reported in PAPER.items():
+        if "Average" in reported.rows:
+            for figures in zip(*reported.rows.values(), strict=True):
                 assert figures[-1] == pytest.approx(sum(figures[:-1]) / 4, abs=0.051), name
+
+
+def test_the_papers_figures_of_table_3():
+    assert PAPER["qwen2.5-coder-1.5b"].rows == {"GSM8K": (54.7, 41.7, 68.5), "MATH": (23.5, 33.5, 45.5)}
+
+
+@pytest.mark.parametrize("name", [*PAPER])
+def test_the_papers_figures_stand_beside_that_base_alone(name):
+    """An Instruct model is not its base, nor is a model with a longer name; and each suite has its own."""
+    suite = PAPER[name].suite
+    header = {"model": name.upper(), "suite": suite}
+    assert len(paper_cells(header)) == len(PAPER[name].heads)
+    assert "prompts of the roles" in paper_note(header)
+    assert ("REST" in paper_note(header)) == (suite == "bfcl")
+    others = [{"model": other, "suite": suite} for other in (f"{name}-instruct", f"my-{name}")]
+    for other in (*others, header | {"suite": "roles"}):
+        assert paper_cells(other) == paper_cells(other, "Average") == []
+        assert paper_note(other) == ""

@@ -360,6 +360,16 @@ def test_defaults_are_the_papers_with_a_model_and_the_quick_runs_without():
     assert (paper.rank, paper.loras, paper.active) == (16, (5, 5, 4), (4, 4, 3))
     assert (paper.lr, paper.epochs) == (5e-5, 4)
     assert (paper.alpha1, paper.alpha2, paper.quick) == (1e-3, 1e-4, False)
+    assert (paper.shared_gate, paper.orthogonal, paper.balance, paper.init) == (
+        False,
+        "directions",
+        "sum",
+        "lora",
+    )
+    assert (paper.tokens_per_batch, paper.grad_accum, paper.clip) == (8192, 8, 1.0)  # paper silent, and below
+    assert (paper.warmup, paper.schedule, paper.weight_decay) == (0.03, "cosine", 0.0)
+    assert arguments("--loras", "6,6,5").active == (5, 5, 4)  # section 4.4: one of each role's is inactive
+    assert arguments("--loras", "6,6,5", "--active", "2,3,4").active == (2, 3, 4)
     assert quick.quick and quick.model == str(ROOT / "tiny")
     assert all(getattr(quick, name) == value for name, value in train.QUICK_RUN.items())
     assert train.parse_args(["--data", "x.jsonl", "--lr", "0.5"]).lr == 0.5
