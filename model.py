@@ -308,7 +308,7 @@ class Layer(nn.Module):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, layer)
-        # its name notwithstanding, this one feeds the MLP
+        # despite its name, this one feeds the MLP
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
@@ -343,7 +343,7 @@ class Transformer(nn.Module):
     def compile_elementwise(self) -> None:
         """Fuse each norm, and each gate of an MLP, into one kernel; the first step then takes seconds more.
 
-        The rest is matmuls and attention, which gain nothing, and would be compiled anew for every packing.
+        The rest is matmuls and attention, which gain nothing, and would be compiled again for every packing.
         """
         for module in self.modules():
             if isinstance(module, (RMSNorm, SwiGLU)):

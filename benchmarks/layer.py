@@ -104,7 +104,7 @@ def variants(base: Linear, config: MoRConfig) -> dict[str, nn.Module]:
 
 
 def step(module: nn.Module, x: Tensor, d_h: Tensor, roles: RoleRows) -> float:
-    """Seconds of one forward and backward; gradients are made anew, as zero_grad(set_to_none=True) has it."""
+    """Seconds of one forward and backward; gradients are new tensors, as zero_grad leaves none."""
     x.grad = None
     module.zero_grad(set_to_none=True)
     started = common.clock(x.device)

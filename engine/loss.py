@@ -24,7 +24,7 @@ class HeadCrossEntropy(torch.autograd.Function):
     Both are float32, or float64 where the states are.
 
     The gradient of the states is made in forward, while the logits of a chunk exist: two matmuls a chunk. To
-    keep the logits for backward takes too much memory, to make them anew there a third matmul.
+    keep the logits for backward takes too much memory, to make them again there a third matmul.
     """
 
     @staticmethod

@@ -107,12 +107,12 @@ class Output:
                 state = json.loads(file.metadata()["state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: not a training state ({error}); start anew elsewhere") from None
+            raise UserError(f"{path}: not a training state ({error}); start again elsewhere") from None
         for name, value in self.settings.items():
             before = state["settings"].get(name)
             if value != before:
                 got = f"--{name.replace('_', '-')}: got {value}, the run in {self.folder} has {before}"
-                raise UserError(f"{got}; resume with that, or start anew in another --output")
+                raise UserError(f"{got}; resume with that, or start again in another --output")
         step = state["step"]
         moments = {}
         for index, (name, parameter) in enumerate(mor.mor_parameters(model).items()):

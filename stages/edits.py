@@ -5,7 +5,7 @@ completed   texts that a model has written
 corrected   calls that a second model has put in place of a function that is not on offer
 recovered   wrong calls that stay, because an error answered them and a later step mended them
 edited      calls that a person has changed
-rewritten   completed texts that were written anew for changed calls
+rewritten   completed texts that were written again for changed calls
 """
 
 import re

@@ -14,7 +14,7 @@ Decisions, where the paper and the data formats are silent:
     answered by an error and mended in a later step; source.recovered lists these.
   - Calls are corrected only where no observation follows: it would be the result of calls that no longer
     stand there. Such a row is refused. (In a review, a person who sees the observation decides.)
-  - Completed texts round a corrected call were written with the wrong one in sight and are written anew, by
+  - Completed texts round a corrected call were written with the wrong one in sight and are written again, by
     the second model and without a score (source.rewritten). A text of the data itself that names the wrong
     function refuses the row.
   - The second model gets the functions and the history, without the calls in question and without completed
@@ -331,6 +331,6 @@ def verify_row(
             return [("review", row)]
         if outcome == "dropped in review":
             raise Refused(outcome)
-        record = completed(record, ask)  # anew, for the calls that a person has put there
+        record = completed(record, ask)  # again, for the calls that a person has put there
     verified = {"model": model if ask else None, "run": bool(environment or python), "review": outcome}
     return [("out", record | {"source": record["source"] | {"verified": verified}})]

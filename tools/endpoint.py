@@ -120,7 +120,7 @@ def read_key(variable: str = "OPENAI_API_KEY") -> str | None:
 def check_key(key: str | None) -> None:
     """Raises UserError for a key that a header cannot hold, or that servers would repeat in other letters."""
     if key and (not key.isascii() or not key.isprintable() or set(key) & set(' "\\')):
-        raise UserError("the key in the environment holds what no key does, say a space; set it anew")
+        raise UserError("the key in the environment holds what no key does, say a space; set it again")
 
 
 def http_library() -> ModuleType:
