@@ -20,6 +20,7 @@ SHAPES = [  # loras, active
     ((4, 3, 2), (2, 2, 2)),  # K = 1
     ((3, 2, 5), (1, 2, 3)),  # K = 0 for the first role: its shared LoRA alone
     ((3, 3, 3), (1, 1, 1)),
+    ((2, 6, 2), (2, 6, 2)),  # with a role of 5 choices, a role of one LoRA chooses 4 too many
 ]
 ROLES_OF_ROWS = [[0, 1, 2, 1, 0, 0, 2, 1], [1] * 5, [2, 0, 2], [0], [2], [2, 1, 2, 2]]
 

@@ -44,7 +44,7 @@ def quoted_in(page: str) -> list[str]:
 
 
 def test_python_block_runs():
-    (block,) = [block for kind, block in FENCED.findall(README) if kind == "python"]
+    (block,) = [block for page in PAGES for kind, block in FENCED.findall(TEXTS[page]) if kind == "python"]
     subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True)
 
 

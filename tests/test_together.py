@@ -72,6 +72,29 @@ def test_together_makes_one_pass_for_all(model, frame, monkeypatch):
     assert {0, 1} in roles
 
 
+def test_a_pass_has_its_sequences_in_the_order_of_the_plays(model, frame):
+    """Whichever thread comes first: what a pass rounds and what guesses learn depends on the order."""
+    second_goes, orders = threading.Event(), []
+
+    def spy(model, sequences):
+        orders.append([sequence.role for sequence in sequences])
+        return next_tokens(model, sequences)
+
+    def play(i: int, speak: Callable) -> None:
+        ids, weight = frame.encode("Weather?"), model.model.norm.weight
+        options = dict(max_new_tokens=1, cache=KVCache(model.config, weight.dtype, weight.device))
+        if i == 0:
+            second_goes.wait()  # then this one wakes only after the other has asked for its token
+        second_goes.set()
+        list(speak(model, ids, role_ids=[i] * len(ids), role=i, **options))
+
+    for _ in range(5):
+        second_goes.clear()
+        plays = [lambda speak, i=i: play(i, speak) for i in range(2)]
+        list(together(model, plays, 2, spy))
+    assert orders == [[0, 1]] * 5
+
+
 def test_a_play_that_fails_ends_all(model, frame):
     def fails(speak):
         raise ZeroDivisionError
