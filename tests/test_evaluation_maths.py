@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli import UserError
-from evaluation.maths import LONGEST, equal, extract, normalise, read_problems
+from evaluation.maths import LONGEST, equal, extract, judge, normalise, read_problems
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = {"gsm8k/test_index_mod5_is0": 264, "gsm8k/train_first60": 60, "math/test_sample": 105}
@@ -258,6 +258,14 @@ DIFFERENT = [
 )
 def test_equality(verdict, prediction, reference):
     assert equal(prediction, reference) == verdict
+
+
+@pytest.mark.parametrize("role, valid", [("summarizer", True), ("executor", False), ("reasoner", False)])
+def test_only_the_summarizer_answers(role, valid):
+    """An episode that met a limit may end in another role's turn."""
+    line = {"record": {"trajectory": [{"role": role, "content": r"\boxed{4}"}]}, "reference": "4"}
+    assert judge(line)["valid"] is valid
+    assert judge(line)["answer"] == ("4" if valid else "")
 
 
 def test_values_of_formulas_may_differ_by_a_thousandth():
