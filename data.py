@@ -29,8 +29,8 @@ sequence of it. In Llama's frame, with the role that each token belongs to, and 
     reasoner      <|start_header_id|>ipython<|end_header_id|>\n\nrain, 86 F<|eot_id|> ...
     summarizer  * Rain, 86 F.<|eot_id|>
 
-Headers, ends of turns and, where they are tokens, [unused11] and [unused12] are written by id; frames.py has
-the other families' and sees to it that no text is encoded to any of them.
+Headers, ends of turns and, where they are tokens, [unused11] and [unused12] are written by id;
+formats/frames.py has the other families' and sees to it that no text is encoded to any of them.
 """
 
 import json
@@ -195,7 +195,7 @@ def role_prompts(domain: str) -> tuple[str, str, str]:
 class Example:
     """Three lists of one length. labels[t] is input_ids[t] where trained, else -100; the loss shifts them.
 
-    Those that dataset.py keeps are arrays, which `add` and `extend` do not take.
+    Those that engine/dataset.py keeps are arrays, which `add` and `extend` do not take.
     """
 
     input_ids: list[int] = field(default_factory=list)

@@ -1,13 +1,14 @@
 """The frozen base model: a decoder-only transformer written out by hand that loads Hugging Face checkpoints.
 
-No method of the paper lives here; mor.py adds it by swapping the `Linear` layers of this file. generation.py
-makes text with it.
+No method of the paper lives here; mor.py adds it by swapping the `Linear` layers of this file.
+engine/generation.py makes text with it.
 
     model = Transformer.from_pretrained("folder or hub id owner/name", dtype=torch.bfloat16, device="cuda")
     logits = model(input_ids, lengths=[n1, n2])  # two packed documents, int64 [n1 + n2] -> [n1 + n2, vocab]
 
-Model types: llama (3.x), phi3 (3 and 3.5), qwen2 (2.5), PanguEmbedded (openPangu); checkpoint.py reads their
-config and weights. Modules carry the names of the checkpoint, so loading needs no name map and is strict.
+Model types: llama (3.x), phi3 (3 and 3.5), qwen2 (2.5), PanguEmbedded (openPangu); formats/checkpoint.py
+reads their config and weights. Modules carry the names of the checkpoint, so loading needs no name map and
+is strict.
 
 Shapes: T tokens of all documents, H query heads, G key/value heads, D channels of a head, d of them rotary.
 There is no batch axis and no padding: documents lie one after another on the token axis, positions restart

@@ -42,7 +42,7 @@ def for_inference(model: Transformer) -> Transformer:
             for member in members:
                 delattr(parent, member)
             setattr(parent, name, joined)
-    model.lm_head.weight = head  # loss.py reads it, and it may be the embedding
+    model.lm_head.weight = head  # engine/loss.py reads it, and it may be the embedding
     return model
 
 

@@ -109,9 +109,12 @@ class Output:
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise UserError(f"{path}: not a training state ({error}); start again elsewhere") from None
         for name, value in self.settings.items():
-            before = state["settings"].get(name)
-            if value != before:
-                got = f"--{name.replace('_', '-')}: got {value}, the run in {self.folder} has {before}"
+            flag, before = f"--{name.replace('_', '-')}", state["settings"]
+            if name not in before:
+                fault = f"the run in {self.folder} is of older code, which did not have it"
+                raise UserError(f"{flag}: {fault}; resume with that code, or start again in another --output")
+            if value != before[name]:
+                got = f"{flag}: got {value}, the run in {self.folder} has {before[name]}"
                 raise UserError(f"{got}; resume with that, or start again in another --output")
         step = state["step"]
         moments = {}

@@ -127,6 +127,6 @@ def test_roles_are_wanted() -> None:
 
 
 def test_the_head_keeps_its_weight() -> None:
-    """loss.py multiplies with it; here it is the embedding."""
+    """engine/loss.py multiplies with it; here it is the embedding."""
     network = for_inference(small())
     assert network.lm_head.weight is network.model.embed_tokens.weight

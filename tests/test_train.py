@@ -395,16 +395,21 @@ def test_a_kill_before_the_last_adapter_is_written_is_mended(command, finished, 
     assert adapter.read_bytes() == (finished / adapter.name).read_bytes()
 
 
-def test_stopped_and_resumed_is_never_interrupted(command, finished, start, tmp_path):
-    """SIGKILL at two random moments (saves take as long as steps here); between them Ctrl-C, which saves."""
-    chance, folder = random.Random(), tmp_path / "run"
+def test_stopped_and_resumed_is_never_interrupted(command, start, tmp_path):
+    """SIGKILL at two random moments (saves take as long as steps here); between them Ctrl-C, which saves.
+
+    The run has so many steps that it does not end before a signal comes, however fast the machine is.
+    """
+    command = [*command, "--steps", 40]
+    chance, folder, finished = random.Random(), tmp_path / "run", tmp_path / "finished"
+    assert train_in_process(*command, "--output", finished) == 0
     for steps, number in ((1, signal.SIGKILL), (3, signal.SIGINT), (5, signal.SIGKILL)):
         resume = ["--resume"] if folder.exists() else []
         done = len(steps_of(folder)) if resume else 0  # a step beyond these was made by the new process
         process = start(*command, "--output", folder, *resume)
         wait_for_steps(process, folder, max(steps, done + 1))
         if number == signal.SIGKILL:
-            time.sleep(chance.uniform(0, 0.2))
+            time.sleep(chance.uniform(0, 0.1))
         process.send_signal(number)
         output = process.communicate(timeout=TIMEOUT)[0].decode()
         if number == signal.SIGINT:
@@ -537,6 +542,16 @@ def test_resume_refuses_changed_settings(command, finished, capsys, flags):
     name = "--data" if "length" in flags else flags.split()[0]  # it leaves out other trajectories
     assert error.startswith(f"error: {name}: ") and error.count("\n") == 1
     assert before == {path.name: path.read_bytes() for path in finished.iterdir()}
+
+
+def test_resume_refuses_a_run_of_code_without_a_setting(command, finished, tmp_path, capsys):
+    """Its value then cannot be known: a reading of the paper may have changed as well."""
+    state = state_of(finished)
+    del state["settings"]["balance"]
+    save_file(load_file(finished / runs.STATE), tmp_path / runs.STATE, {"state": json.dumps(state)})
+    assert train_in_process(*command, "--output", tmp_path, "--resume") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --balance: ") and "older code" in error and error.count("\n") == 1
 
 
 def test_resume_refuses_other_data_another_base_and_a_broken_state(command, finished, base, tmp_path, capsys):
