@@ -59,6 +59,19 @@ def fault_of(call, *args) -> str:
     return str(error.value)
 
 
+def test_a_trajectory_may_be_as_long_as_allowed(sample):
+    """No longer: that one is left out, or refused."""
+    rendered, said = dataset.render_file(sample, TINY), []
+    longest = int(rendered.lengths[0])
+    kept = dataset.fitting(rendered, sample, longest, "skip", said.append)
+    assert kept.tolist() == [i for i, length in enumerate(rendered.lengths) if length <= longest]
+    assert 0 in kept and 0 < len(kept) < 20 and f"{20 - len(kept)} of over {longest} tokens" in said[0]
+    first = next(i for i, length in enumerate(rendered.lengths, 1) if length > longest)
+    fault = fault_of(dataset.fitting, rendered, sample, longest, "error", said.append)
+    assert f"trajectory {first} has {rendered.lengths[first - 1]} tokens" in fault
+    assert "raise --max-length" in fault_of(dataset.fitting, rendered, sample, 1, "skip", said.append)
+
+
 # ---- rendering ----
 
 

@@ -28,6 +28,7 @@ import train
 from cli import run
 from engine import devices, loss, runs
 from engine.adapter import load_adapter
+from engine.fused import MoRFunction
 from formats.frames import load_frame
 from model import ModelConfig, Transformer
 
@@ -377,6 +378,28 @@ def test_defaults_are_the_papers_with_a_model_and_the_quick_runs_without():
         "unseen functions",
         "seen functions",
     ]
+
+
+def test_the_command_passes_on_its_settings(base, sample, tmp_path, monkeypatch):
+    """To the adapter's start, the model and the optimizer, for which an untrained run is looked at."""
+    found = []
+    monkeypatch.setattr(train, "train", lambda *args: found.append(args))
+    flags = ["--seed", 7, "--init", "released", "--weight-decay", 0.3, "--gradient-checkpointing"]
+    flags += ["--shared-gate", "--orthogonal", "printed", "--eval-limit", 1]
+    assert train_in_process("--data", sample, "--model", base, *SMALL, *flags, "--output", tmp_path) == 0
+    (model, trajectories, plan, optimizer, *_), config = found[0], mor.mor_layers(found[0][0])[0].config
+    assert config == mor.MoRConfig(2, (3, 3, 2), (2, 2, 2), shared_gate=True, orthogonal="printed")
+    assert len(trajectories) == 8 and plan
+    assert model.gradient_checkpointing
+    assert all(layer.function == MoRFunction.apply for layer in mor.mor_layers(model))
+    fresh = Transformer.from_pretrained(base)
+    mor.add_mor(fresh, config, 7, "released")
+    for name, parameter in mor.mor_parameters(fresh).items():
+        assert torch.equal(mor.mor_parameters(model)[name], parameter), name
+    assert type(optimizer) is torch.optim.AdamW
+    (group,) = optimizer.param_groups
+    assert (group["weight_decay"], group["betas"], group["eps"]) == (0.3, (0.9, 0.999), 1e-8)
+    assert {id(p) for p in group["params"]} == {id(p) for p in mor.mor_parameters(model).values()}
 
 
 # ---- killed, interrupted, resumed, shared out ----
