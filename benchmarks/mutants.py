@@ -179,7 +179,8 @@ def main(argv: list[str] | None = None) -> None:
             pass
         print(f"{sum(map(len, tests.values()))} tests pass; now {len(mutants)} mutants", flush=True)
         for mutant, caught in zip(mutants, in_copies(folders, is_caught, mutants), strict=True):
-            print(f"{'caught  ' if caught else 'SURVIVES'} {mutant.file}: {mutant.after!r:.80}", flush=True)
+            change = f"{mutant.before!r:.50} -> {mutant.after!r:.50}"
+            print(f"{'caught  ' if caught else 'survives'} {mutant.file}: {change}", flush=True)
             if not caught:
                 survivors.append(mutant)
     if report(mutants, survivors):

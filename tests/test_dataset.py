@@ -77,8 +77,9 @@ def test_a_trajectory_may_be_as_long_as_allowed(sample):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("workers", [1, 3])
-def test_equals_read_and_render(tmp_path, workers):
+def test_equals_read_and_render(tmp_path, workers, monkeypatch):
     """Five chunks, a short one last, in the order of the file; blank lines are passed over."""
+    monkeypatch.setattr(dataset, "AHEAD", 1)  # so that the first is read before the last is begun
     path = tmp_path / "many.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b"\n \r\n".join(LINES[: 4 * dataset.CHUNK + 5]))
     found, wanted = dataset.render_file(path, TINY, workers), naive(path)

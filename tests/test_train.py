@@ -579,7 +579,7 @@ def test_resume_refuses_a_run_of_code_without_a_setting(command, finished, tmp_p
 
 def test_resume_refuses_other_data_another_base_and_a_broken_state(command, finished, base, tmp_path, capsys):
     records = [make_record(i) for i in range(8)]
-    records[3]["trajectory"][0]["content"] += "!"
+    records[3]["trajectory"][0]["content"] = "Run 4."  # of as many tokens
     other = write_lines(tmp_path / "other.jsonl", records)
     assert train_in_process(*command, "--output", finished, "--resume", "--data", other) == 2
     assert "--data" in capsys.readouterr().err
