@@ -135,7 +135,7 @@ SETTINGS = [
     ["--alpha1", "2", "--alpha2", "0.5", "--clip", "1000", "--balance", "mean"],  # inactive
     ["--schedule", "linear", "--weight-decay", "0.1"],
     ["--schedule", "constant", "--warmup", "0", "--weight-decay", "0.1"],
-    ["--schedule", "cosine", "--seed", "3", "--grad-accum", "3"],
+    ["--schedule", "cosine", "--seed", "3", "--grad-accum", "3", "--gradient-checkpointing"],
 ]
 
 
@@ -146,6 +146,7 @@ def test_training_is_algorithm_1(settings, tmp_path):
     plan = train.plan_steps(LENGTHS, args)
     assert len(plan) >= 3
     model, twin, output = for_training(adapted()), adapted(), Kept()
+    model.gradient_checkpointing = args.gradient_checkpointing  # as train.main does
     parameters = mor.mor_parameters(model).values()
     optimizer = torch.optim.AdamW(parameters, weight_decay=args.weight_decay, fused=True)
     train.train(model, data, plan, optimizer, output, 0, args, Processes())
