@@ -1,0 +1,274 @@
+"""Run what a study still lacks: training, evaluation, and a small result file for each run.
+
+    python -m evidence.study tiny                     some hours on two cores; goes on where it was stopped
+    python -m evidence.study tiny --dry-run           the runs that are missing, and the time they may take
+    python -m evidence.study tiny --only "Table 4"    of one table, or of names and methods with this text
+    python -m evidence.report                         docs/evidence.md, from the result files alone
+
+A result file, evidence/results/STUDY/RUN.json, holds settings, versions, the course of the training, and for
+each file of questions the sums of the losses and the verdict on every question; no weights. Runs with a
+result are left out, so two machines share the work when their result files are put together. What a run
+needs while it lasts is in --work, and may be deleted when the study is done.
+
+plan.py says which runs there are, and what was decided before the first one.
+"""
+
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from random import Random
+
+import torch
+from safetensors import safe_open
+from tqdm import tqdm
+
+from cli import ArgumentParser, UserError, number, run, write_whole
+from evidence.plan import Run, plan
+from evidence.similarity import similarity_of
+from mor import ROLES
+from tiny import sample, world
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "evidence" / "results"
+POINTS = 40  # of the course of a training
+COUNTS = ("reasoner_turns", "next_role", "executor_turns", "exact", "exact_own")
+
+# ---- what the runs of a study share ----
+
+
+def prepare_tiny(work: Path) -> None:
+    """The files of the tiny study: the bundled ones for training and development, new ones for the test."""
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "train.jsonl").write_bytes((ROOT / "bfcl.jsonl").read_bytes())
+    (work / "dev-unseen.jsonl").write_bytes((ROOT / "bfcl_heldout.jsonl").read_bytes())
+    (work / "dev-seen.jsonl").write_bytes((ROOT / "bfcl_seen.jsonl").read_bytes())
+    asked = set()
+    for name in ("bfcl.jsonl", "bfcl_heldout.jsonl", "bfcl_seen.jsonl"):
+        for line in (ROOT / name).read_text("utf-8").splitlines():
+            asked |= {turn["content"] for turn in json.loads(line)["trajectory"] if turn["role"] == "user"}
+    chance = Random("evidence")
+    for kind, count in (("unseen", 300), ("seen", 100)):
+        functions = [f for f in world.all_functions() if world.held_out(f.thing) == (kind == "unseen")]
+        sample.write(work / f"test-{kind}.jsonl", sample.new_records(chance, functions, count, asked))
+
+
+TRAINING = {"tiny": "", "smoke": "--steps 3"}  # flags of train.py that all runs of a study have
+EVALUATION = {"tiny": "", "smoke": "--limit 2"}  # and of evaluate.py
+
+
+def train_command(study: str, one: Run, work: Path) -> list[str]:
+    """That trains a run, or goes on with it."""
+    output = work / one.name
+    flags = shlex.split(f"{TRAINING[study]} {one.flags} --lr {one.lr:g} --seed {one.seed}")
+    resume = ["--resume"] if (output / "training_state.safetensors").exists() else []
+    data = ["--data", str(work / "train.jsonl"), "--output", str(output)]
+    return [sys.executable, "train.py", *data, *flags, *resume]
+
+
+def evaluate_command(study: str, one: Run, work: Path, questions: str) -> list[str]:
+    """That writes the turns of a file of questions."""
+    output = work / one.name
+    model = ["--model", str(output), "--adapter", ""] if "full" in one.flags else ["--adapter", str(output)]
+    files = ["--data", str(work / f"{questions}.jsonl"), "--output", str(output / f"{questions}.jsonl")]
+    return [sys.executable, "evaluate.py", "roles", *files, *model, *EVALUATION[study].split()]
+
+
+# ---- one run ----
+
+
+def perform(study: str, one: Run, work: Path, threads: int) -> dict:
+    """Train and evaluate; the result. A training that diverges is a result as well. Raises UserError."""
+    output, started = work / one.name, time.perf_counter()
+    output.mkdir(parents=True, exist_ok=True)
+    fault = call(train_command(study, one, work), output / "log.txt", threads)
+    trained = time.perf_counter()
+    result = {
+        "study": study,
+        "method": one.method,
+        "flags": one.flags,
+        "lr": one.lr,
+        "seed": one.seed,
+        "tested_on": one.tested_on,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": machine(),
+            "threads": threads,
+        },
+    }
+    if "wanted finite numbers" in fault:
+        return result | {"failed": fault}
+    if fault:
+        raise UserError(f"{one.name}: {fault}; {output / 'log.txt'} has more")
+    files = {}
+    for questions in (f"{one.tested_on}-unseen", f"{one.tested_on}-seen"):
+        if fault := call(evaluate_command(study, one, work, questions), output / "log.txt", threads):
+            raise UserError(f"{one.name}: {fault}; {output / 'log.txt'} has more")
+        files[questions] = condensed(output / f"{questions}.jsonl")
+    done = time.perf_counter()
+    result["trained_parameters"] = trained_parameters(output)
+    result |= course(output / "metrics.jsonl")
+    result["seconds"] = {"train": round(trained - started), "evaluate": round(done - trained)}
+    result["files"] = files
+    if one.flags.startswith("--rank") or "router" in one.method:
+        result["similarity"] = similarity_of(output)
+    return result
+
+
+def call(command: list[str], log: Path, threads: int) -> str:
+    """Run a command of this project, its output added to a log; "" or the last line, which is the fault."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    with open(log, "ab") as file:
+        code = subprocess.run(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        ).returncode
+    if code == 0:
+        return ""
+    lines = log.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else f"exit code {code}"
+
+
+def machine() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def trained_parameters(output: Path) -> int:
+    """The numbers in the adapter or, after full fine-tuning, in the model."""
+    adapter = output / "adapter_model.safetensors"
+    with safe_open(adapter if adapter.exists() else output / "model.safetensors", "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+
+
+def course(metrics: Path) -> dict:
+    """The training in POINTS parts, each the mean over its steps; what it took in all."""
+    steps = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = [line for line in steps if "loss" in line]
+    size = max(1, len(steps) // POINTS)
+    parts = [steps[i : i + size] for i in range(0, len(steps), size)]
+    last = steps[-size:]
+    loads = {}
+    for role in ROLES:
+        seen = [line[f"load_{role}"] for line in last if line.get(f"load_{role}")]
+        loads[role] = [round(sum(column) / len(seen), 4) for column in zip(*seen, strict=True)]
+    return {
+        "steps": len(steps),
+        "tokens": sum(line["tokens"] for line in steps),
+        "supervised_tokens": sum(line["supervised_tokens"] for line in steps),
+        "peak_memory_bytes": max(line["peak_memory_bytes"] for line in steps),
+        "course": {
+            "step": [part[-1]["step"] for part in parts],
+            **{
+                name: [round(sum(line[name] for line in part) / len(part), 5) for part in parts]
+                for name in ("ce", "balance", "orthogonal", "grad_norm")
+            },
+        },
+        "load": loads,
+    }
+
+
+def condensed(path: Path) -> dict:
+    """Of a result file of `evaluate.py roles`: sums of losses, nearness, and the counts of each record."""
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()[1:]]
+    sums = torch.tensor([line["sums"] for line in lines], dtype=torch.float64).sum(dim=0)
+    near = {role: [] for role in ROLES}
+    for line in lines:
+        for turn, value in zip(line["turns"], line["levenshtein"], strict=True):
+            near[turn["role"]].append(value)
+    return {
+        "sums": [[round(value, 3) for value in row] for row in sums.tolist()],
+        "levenshtein": {role: [round(sum(values), 3), len(values)] for role, values in near.items()},
+        **{name: [line["counts"].get(name, 0) for line in lines] for name in COUNTS},
+    }
+
+
+# ---- all runs ----
+
+
+def read_results(study: str) -> dict[str, dict]:
+    """The results at hand, by the name of their run."""
+    files = sorted((RESULTS / study).glob("*.json"))
+    return {file.stem: json.loads(file.read_text("utf-8")) for file in files}
+
+
+def write_result(result: dict, path: Path) -> None:
+    """A line for each entry, so that a change shows in a comparison of two versions."""
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in result.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def missing(study: str, only: str) -> list[Run]:
+    """The runs without a result, in the order in which they are wanted, each once."""
+    results = read_results(study)
+    runs = {one.name: one for one in plan(study, results) if one.name not in results}
+    return [one for one in runs.values() if only.lower() in f"{one.table} {one.method} {one.name}".lower()]
+
+
+def work_off(args: Namespace) -> None:
+    """Run all that is missing, --jobs at once. What a result adds to the plan is run as well."""
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    begun: dict[Future, Run] = {}
+    with ThreadPoolExecutor(args.jobs) as pool, tqdm(unit="run", disable=None) as bar:
+        while True:
+            names = {one.name for one in begun.values()}
+            todo = [one for one in missing(args.study, args.only) if one.name not in names]
+            bar.total = bar.n + len(begun) + len(todo)
+            for one in todo[: args.jobs - len(begun)]:
+                print(f"{one.table}: {one.name}", file=sys.stderr)
+                begun[pool.submit(perform, args.study, one, args.work, threads)] = one
+            if not begun:
+                return
+            done, _ = wait(begun, return_when=FIRST_COMPLETED)
+            for future in done:
+                one = begun.pop(future)
+                write_result(future.result(), RESULTS / args.study / f"{one.name}.json")
+                bar.update()
+
+
+def tell(args: Namespace) -> None:
+    """The missing runs and, from those that are done, the hours they may take."""
+    todo, done = missing(args.study, args.only), read_results(args.study).values()
+    for one in todo:
+        print(f"{one.table:<8}  {one.method}, seed {one.seed}: {one.flags} --lr {one.lr:g}")
+    seconds = [sum(result["seconds"].values()) for result in done if "seconds" in result]
+    hours = (
+        f"{sum(seconds) / len(seconds) * len(todo) / args.jobs / 3600:.1f} hours" if seconds else "unknown"
+    )
+    print(f"{len(done)} runs done, {len(todo)} known to be missing: {hours} with --jobs {args.jobs}")
+
+
+PREPARE: dict[str, Callable[[Path], None]] = {"tiny": prepare_tiny, "smoke": prepare_tiny}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="python -m evidence.study", description=__doc__)
+    add = parser.add_argument
+    add("study", choices=[*TRAINING], help="tiny: the bundled model; smoke: two runs of three steps")
+    add("--only", default="", metavar="TEXT", help="runs whose table, method or name holds it")
+    add("--jobs", type=number(int, 1), default=2, metavar="N", help="runs at once; they share the cores")
+    add("--work", type=Path, default=ROOT / "runs" / "evidence", metavar="DIR", help="for what passes")
+    add("--dry-run", action="store_true", help="say what is missing and run nothing")
+    args = parser.parse_args(argv)
+    args.work = args.work.resolve() / args.study
+    if args.dry_run:
+        return tell(args)
+    PREPARE[args.study](args.work)
+    work_off(args)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,117 @@
+"""evidence/plan.py and evidence/study.py: which runs there are, what a result holds, a small study whole."""
+
+import json
+
+import pytest
+
+from cli import UserError
+from evidence import plan, study
+from evidence.plan import RATES, Run, sweep
+
+
+def result(loss: float) -> dict:
+    """As of a run with that cross-entropy."""
+    return {"files": {"dev-unseen": {"sums": [[loss * 4, 0, 4, 0], [0, 0, 0, 0], [loss * 4, 0, 4, 0]]}}}
+
+
+def fill(results: dict, method: str, flags: str, losses: dict[float, float]) -> None:
+    for lr, loss in losses.items():
+        results[Run("sweep", method, flags, lr, plan.SWEEP_SEED, "dev").name] = result(loss)
+
+
+def test_a_sweep_goes_on_where_its_best_is_at_an_end():
+    results, grid = {}, RATES[3:6]
+    assert [run.lr for run in sweep("MoR", "", grid, results)] == [3e-4, 1e-3, 3e-3]
+    fill(results, "MoR", "", {3e-4: 3, 1e-3: 2, 3e-3: 1})
+    runs = sweep("MoR", "", grid, results)
+    assert [run.lr for run in runs] == [3e-4, 1e-3, 3e-3, 1e-2] and plan.chosen_rate(runs, results) is None
+    fill(results, "MoR", "", {1e-2: 2})
+    runs = sweep("MoR", "", grid, results)
+    assert len(runs) == 4 and plan.chosen_rate(runs, results) == 3e-3
+    fill(results, "MoR", "", {3e-4: 0.5})
+    assert [run.lr for run in sweep("MoR", "", grid, results)][0] == 1e-4
+    fill(results, "MoR", "", {lr: 1 + i for i, lr in enumerate(RATES)})
+    assert plan.chosen_rate(sweep("MoR", "", grid, results), results) == RATES[0]  # there is no further rate
+
+
+def test_a_run_that_diverged_is_never_the_best():
+    results = {}
+    fill(results, "MoR", "", {1e-3: 5, 3e-3: 6})
+    results[Run("sweep", "MoR", "", 1e-2, plan.SWEEP_SEED, "dev").name] = {"failed": "loss nan"}
+    assert plan.chosen_rate(sweep("MoR", "", RATES[4:7], results), results) is None  # wants 3e-4 first
+    fill(results, "MoR", "", {3e-4: 7})
+    assert plan.chosen_rate(sweep("MoR", "", RATES[4:7], results), results) == 1e-3
+
+
+def test_methods_are_compared_at_their_own_rates_and_other_seeds():
+    results = {}
+    assert {run.table for run in plan.tiny(results)} == {"sweep"}
+    for method, flags in plan.TINY.items():
+        best = 3e-4 if method == "full" else 3e-3
+        fill(results, method, flags, {lr: abs(lr - best) + 1 for lr in RATES})
+    runs = list(plan.tiny(results))
+    compared = [run for run in runs if run.table == "Table 6"]
+    assert {(run.method, run.lr) for run in compared} == {
+        (method, 3e-4 if method == "full" else 3e-3) for method in plan.TINY
+    }
+    assert {run.seed for run in compared} == {1, 2, 3, 4, 5} and plan.SWEEP_SEED not in plan.SEEDS
+    assert {run.tested_on for run in compared} == {"test"}
+    assert {run.table for run in runs} == {"sweep", "Table 4", "Table 5", "Table 6", "Table 7"}
+    fill(results, "executor alone", plan.role_flags("executor", 4), {lr: abs(lr - 1e-2) + 1 for lr in RATES})
+    figure = [run for run in plan.tiny(results) if run.table == "Fig. 4"]
+    assert len(figure) == 3 * 7 * 2 and {run.lr for run in figure} == {1e-2}
+
+
+def test_names_tell_runs_apart():
+    results = {}
+    for method, flags in plan.TINY.items():
+        fill(results, method, flags, {lr: abs(lr - 3e-3) for lr in RATES})
+    names = [run.name for run in plan.tiny(results)]
+    assert len(set(names)) == len(names)
+
+
+def test_missing_runs_by_a_text(monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    first, second = study.missing("smoke", "")
+    assert study.missing("smoke", "lora") == [second] and study.missing("smoke", "absent") == []
+    study.write_result({"study": "smoke"}, tmp_path / "smoke" / f"{first.name}.json")
+    assert study.missing("smoke", "") == [second]
+
+
+def test_a_fault_of_a_run_ends_the_study(monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "train_command", lambda *args: ["false"])
+    with pytest.raises(UserError, match="exit code 1"):
+        study.perform("smoke", next(plan.smoke({})), tmp_path, 1)
+    monkeypatch.setattr(study, "call", lambda *args: "error: step 3: loss nan, wanted finite numbers; ...")
+    assert "finite" in study.perform("smoke", next(plan.smoke({})), tmp_path, 1)["failed"]
+
+
+def test_a_small_study_to_its_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
+    study.main(["smoke", "--work", str(tmp_path / "work"), "--jobs", "1"])
+    results = study.read_results("smoke")
+    assert [found["method"] for found in results.values()] == ["LoRA", "MoR"]
+    for found in results.values():
+        assert found["steps"] == 3 and found["course"]["step"] == [1, 2, 3]
+        assert list(found["files"]) == ["test-unseen", "test-seen"]
+        of_file = found["files"]["test-unseen"]
+        assert len(of_file["exact"]) == 2 and sum(of_file["reasoner_turns"]) >= 4
+        assert 0 < of_file["sums"][0][2] and of_file["levenshtein"]["executor"][1] >= 1
+    assert [found["trained_parameters"] for found in results.values()] == [1198080, 1197568]
+    assert ["similarity" in found for found in results.values()] == [False, True]
+    assert study.missing("smoke", "") == []
+
+
+def test_the_test_files_share_no_question_with_the_others(tmp_path):
+    study.prepare_tiny(tmp_path)
+    asked = {}
+    for file in tmp_path.glob("*.jsonl"):
+        records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        asked[file.stem] = {
+            turn["content"] for r in records for turn in r["trajectory"] if turn["role"] == "user"
+        }
+    others = asked["train"] | asked["dev-unseen"] | asked["dev-seen"]
+    assert not others & (asked["test-unseen"] | asked["test-seen"])
+    first = (tmp_path / "test-unseen.jsonl").read_bytes()
+    study.prepare_tiny(tmp_path)
+    assert (tmp_path / "test-unseen.jsonl").read_bytes() == first
