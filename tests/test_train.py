@@ -387,9 +387,10 @@ def test_the_command_passes_on_its_settings(base, sample, tmp_path, monkeypatch)
     flags = ["--seed", 7, "--init", "released", "--weight-decay", 0.3, "--gradient-checkpointing"]
     flags += ["--shared-gate", "--orthogonal", "printed", "--eval-limit", 1]
     assert train_in_process("--data", sample, "--model", base, *SMALL, *flags, "--output", tmp_path) == 0
-    (model, trajectories, plan, optimizer, *_), config = found[0], mor.mor_layers(found[0][0])[0].config
-    assert config == mor.MoRConfig(2, (3, 3, 2), (2, 2, 2), shared_gate=True, orthogonal="printed")
-    assert len(trajectories) == 8 and plan
+    model, optimizer = found[0][0], next(arg for arg in found[0] if isinstance(arg, torch.optim.Optimizer))
+    config = mor.mor_layers(model)[0].config
+    assert (config.rank, config.loras, config.active) == (2, (3, 3, 2), (2, 2, 2))
+    assert (config.shared_gate, config.orthogonal) == (True, "printed")
     assert model.gradient_checkpointing
     assert all(layer.function == MoRFunction.apply for layer in mor.mor_layers(model))
     fresh = Transformer.from_pretrained(base)
@@ -397,9 +398,9 @@ def test_the_command_passes_on_its_settings(base, sample, tmp_path, monkeypatch)
     for name, parameter in mor.mor_parameters(fresh).items():
         assert torch.equal(mor.mor_parameters(model)[name], parameter), name
     assert type(optimizer) is torch.optim.AdamW
-    (group,) = optimizer.param_groups
-    assert (group["weight_decay"], group["betas"], group["eps"]) == (0.3, (0.9, 0.999), 1e-8)
-    assert {id(p) for p in group["params"]} == {id(p) for p in mor.mor_parameters(model).values()}
+    for group in optimizer.param_groups:
+        assert (group["weight_decay"], group["betas"], group["eps"]) == (0.3, (0.9, 0.999), 1e-8)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(mor.mor_parameters(model))
 
 
 # ---- killed, interrupted, resumed, shared out ----
