@@ -241,7 +241,7 @@ def render_turn(turn: dict, frame: Frame, domain: str) -> Example:
 # ---- parse: what a role wrote, as a turn ----
 
 NEXT = re.compile(  # curly quotes stand around the line in the paper's prompts
-    r"(?:^|\s)[“”]?next:\s{0,4}[\"'*`<]{0,3}(executor|summarizer)[\"'*`>.“”\s]*\Z", re.IGNORECASE
+    r"(?:^|\s)[“”]?next:\s{0,4}[\"'*`<“”]{0,3}(executor|summarizer)[\"'*`>.“”\s]*\Z", re.IGNORECASE
 )
 
 
