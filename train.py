@@ -52,6 +52,7 @@ from engine.loss import token_losses
 from engine.runs import Output, check_output, settings_of
 from formats.checkpoint import ModelConfig, checkpoint_folder
 from formats.frames import Frame, load_frame
+from formats.prompts import PROMPTS
 from model import Transformer
 from mor import ROLES, MoRConfig
 
@@ -102,6 +103,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--targets", default=",".join(config.targets), metavar="NAMES", help="names of linears to adapt")
     add("--shared-gate", action=argparse.BooleanOptionalAction, default=False,
         help="put a sigmoid gate on the shared LoRA, as the released code does and Eq. 7 does not")
+    add("--prompts", choices=[*PROMPTS], default=config.prompts,
+        help="what the roles are told: our few words, or those of the paper's Figs. 8 to 10")
     add("--init", choices=("lora", "released"), default="lora",
         help="A starts within 1/sqrt(in), or within 1/sqrt(rank * in) as in the released code")
 
@@ -345,7 +348,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     targets = tuple(args.targets.split(","))
     folder = checkpoint_folder(args.model)
-    frame, base = load_frame(folder), ModelConfig.from_file(folder)
+    frame, base = load_frame(folder, prompts=args.prompts), ModelConfig.from_file(folder)
     config = MoRConfig(
         rank=args.rank,
         loras=args.loras,
