@@ -5,7 +5,7 @@
   user -> reasoner -- Next: executor ----> executor -- calls --> tools --> observation
           (Eq. 2)                          (Eq. 3)
              +------- Next: summarizer --> summarizer --> the user, who may go on
-                                           (Eq. 4)
+               or no turn is left          (Eq. 4)
 
   python agent.py --query "Weather in Bali tomorrow?" --tools tools.json
 
@@ -20,9 +20,13 @@ Paper silent:
   - Calls that cannot be read stay in the trajectory as text; what is wrong becomes the observation, as
     {"error": ...}. So do calls of unknown functions, wrong arguments and tools that fail.
   - The observation of one call is its result; of several, a JSON list of their results in order.
+  - "Enough attempts" (section 3.1) are made when of max_turns one is left: the summarizer's, whom the
+    reasoner then names, whatever it said.
+  - Figs. 11 and 12 show no observation, and the summarizer behind the executor: --no-observation.
 
-exit_status of a record: done; max_turns (turns of roles since the query); max_tokens (a turn longer than its
-limit, kept as far as it got); context_full (no positions left); interrupted (by an exception).
+exit_status of a record: done; max_turns (the summarizer had the last turn without the reasoner's wish);
+max_tokens (a turn longer than its limit, kept as far as it got); context_full (no positions left);
+interrupted (by an exception).
 engine/together.py runs many episodes at once. In the domain math the executor's Python is run only when asked
 for, in a sandbox (tools/sandbox.py).
 """
@@ -48,6 +52,7 @@ from engine.inference import for_inference
 from formats.calls import CallError
 from formats.checkpoint import checkpoint_folder
 from formats.frames import Frame, load_frame
+from formats.prompts import PROMPTS
 from model import KVCache, Transformer
 from mor import ROLES
 from tools.mock import Tools, as_json, as_text, read_responses, read_tools
@@ -62,9 +67,10 @@ HERE = Path(__file__).resolve().parent
 class Episode:
     """One conversation: `user(text)` takes a query to its end, `record` is the trajectory (data.py's format).
 
-    python: runs the executor's code in the domain math. max_turns: turns of roles for one query.
-    max_new_tokens: of one turn. temperature 0 is greedy. speak: called as generate is. watch: called with
-    (role, piece) as text appears, (role, None) where a turn ends.
+    python: runs the executor's code in the domain math. observe: calls and code are answered. max_turns:
+    turns of roles for one query, the last of them the summarizer's. max_new_tokens: of one turn.
+    temperature 0 is greedy. speak: called as generate is. watch: called with (role, piece) as text appears,
+    (role, None) where a turn ends.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class Episode:
         tools: Tools | None = None,
         *,
         python: Sandbox | None = None,
+        observe: bool = True,
         domain: str = "bfcl",
         system: str | None = None,
         max_turns: int = 12,
@@ -85,7 +92,7 @@ class Episode:
         watch: Callable[[str, str | None], None] = lambda role, piece: None,
     ):
         self.model, self.frame, self.domain = model, frame, domain
-        self.tools, self.python = tools or Tools(), python
+        self.tools, self.python, self.observe = tools or Tools(), python, observe
         self.max_turns, self.max_new_tokens = max_turns, max_new_tokens
         self.speak, self.watch = speak, watch
         weight = model.model.embed_tokens.weight
@@ -110,18 +117,35 @@ class Episode:
 
     def _run(self) -> str:
         role = "reasoner"  # a query wakes the reasoner
-        for _ in range(self.max_turns):
-            turn, fault, status = self._take_turn(role)
-            if status:
-                return status
+        for _ in range(self.max_turns - 1):
+            turn, fault, limit = self._take_turn(role)
+            if limit:
+                return limit
             if role == "reasoner":  # Eq. 2: a thought, and who is next
                 role = turn["next"]
-            elif role == "executor":  # Eq. 3: functions and arguments; the reasoner sees what comes of them
+            elif role == "executor" and self.observe:  # Eq. 3: functions and arguments
                 self._hear("observation", self._execute(turn, fault))
-                role = "reasoner"
+                role = "reasoner"  # it sees what came of them
+            elif role == "executor":
+                role = "summarizer"
             else:  # Eq. 4: the answer
                 return "done"
-        return "max_turns"
+        status = "done" if role == "summarizer" else "max_turns"
+        if status == "max_turns":
+            self._hand_over()
+        _, _, limit = self._take_turn("summarizer")
+        return limit or status
+
+    def _hand_over(self) -> None:
+        """Have the reasoner name the summarizer: in its last turn, or in one without a thought."""
+        turn, start = {"role": "reasoner", "content": "", "next": "summarizer"}, len(self.ids)
+        if self.record["trajectory"][-1]["role"] == "reasoner":
+            last = self.record["trajectory"].pop()
+            turn["content"] = last["content"]
+            start -= len(data.render_turn(last, self.frame, self.domain).input_ids)
+        self._settle(turn, start, self.ids[start:])
+        self.watch("note", "no further turn is left, so summarizer")
+        self.watch("note", None)
 
     # ---- a turn: generate, parse, append ----
 
@@ -264,6 +288,8 @@ def model_arguments(parser: ArgumentParser) -> None:
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
         help="of the base; auto: bfloat16 on CUDA")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    add("--prompts", choices=[*PROMPTS],
+        help="wording of the roles' prompts; None: the adapter's, and short where there is no adapter")
 
 
 def sampling_arguments(parser: ArgumentParser) -> None:
@@ -288,8 +314,11 @@ def parse_args(argv: list[str] | None) -> Namespace:
     add("--unsafe-python", action="store_true", help="run it even where bubblewrap is not installed")
     add("--responses", metavar="FILE",
         help="recorded {name, arguments, response}, a JSON list or a line each")
+    add("--no-observation", action="store_true",
+        help="answer no calls: the summarizer follows the executor, as in Figs. 11 and 12")
     add("--json", action="store_true", help="print nothing but the trajectory, one object")
-    add("--max-turns", type=number(int, 1), default=12, help="turns of roles for one question")
+    add("--max-turns", type=number(int, 1), default=12,
+        help="turns of roles for one question, the last of them the summarizer's")
     add("--max-result-chars", type=number(int, 1), default=4000, help="characters of one tool result")
     sampling_arguments(parser)
     args = parser.parse_args(argv)
@@ -300,6 +329,9 @@ def parse_args(argv: list[str] | None) -> Namespace:
     args.python = args.python or args.unsafe_python
     if args.python and args.domain != "math":
         parser.error(f"--python: got --domain {args.domain}; wanted math, whose executor writes Python")
+    if args.no_observation and (args.responses or args.python):
+        given = "--responses" if args.responses else "--python"
+        parser.error(f"--no-observation: got {given}; wanted one of the two, as nothing is answered")
     if args.responses and not args.tools:
         parser.error("--responses: got no --tools; wanted the schemas of the recorded functions")
     return args
@@ -325,10 +357,13 @@ def load(args: Namespace) -> tuple[Transformer, Frame]:
         mend = f"train one with `{command}` or give --adapter its folder"
         raise UserError(f"{args.adapter}: no adapter there; {mend}")
     device = choose_device(args.device)
-    frame = load_frame(folder)
+    frame = load_frame(folder, prompts=args.prompts or "short")
     model = Transformer.from_pretrained(folder, choose_dtype(args.dtype, device), device)
     if args.adapter:  # trained with a frame and prompts, which it goes on with
         config = load_adapter(model, args.adapter)
+        if args.prompts not in (None, config.prompts):
+            got = f"--prompts: got {args.prompts}, {args.adapter} was trained with {config.prompts}"
+            raise UserError(f"{got}; leave the flag out")
         frame = load_frame(folder, config.frame, config.prompts)
     return for_inference(model.eval()), frame
 
@@ -362,6 +397,7 @@ def play(args: Namespace, tools: Tools, python: Sandbox | None) -> None:
     """Answer --query, or converse."""
     model, frame = load(args)
     options = {"domain": args.domain, "max_turns": args.max_turns, "python": python, **sampling(args)}
+    options["observe"] = not args.no_observation
     if not args.json:
         typed = args.query is None and sys.stdin.isatty()
         options["watch"] = Trace(sys.stdout, silent=("user",) if typed else ())

@@ -19,7 +19,7 @@ sequence of it. In Llama's frame, with the role that each token belongs to, and 
     reasoner      <|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n
                   You can call the functions within the tools tags.\n<tools>\n{"name":...}\n</tools>
                   \nReasoner: study the query and the history; do not answer. ...
-    executor      \nExecutor: do what the reasoner says. ... [unused11]Action: NAME Arguments: ...
+    executor      \nExecutor: do what the query and the reasoner say. ... [unused11]Action: NAME ...
     summarizer    \nSummarizer: tell the user the outcome in a few plain words, ...
     reasoner      <|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWeather in Bali?<|eot_id|>
     reasoner      <|start_header_id|>reasoner<|end_header_id|>\n\n
@@ -50,6 +50,7 @@ from formats import calls
 from formats.calls import CLOSE, JSON, KEYWORDS, LIST, OPEN, TEXT, parse_calls
 from formats.frames import Frame
 from formats.frames import load_frame as load_frame  # for callers: what `render` wants
+from formats.prompts import PROMPTS
 from mor import ROLES
 
 # ---- records, and what is wrong with them ----
@@ -149,43 +150,27 @@ def _check_turn(turn: dict, at: str, expected: list[str], domain: str) -> None:
         calls.check_calls(turn["calls"], f"{at}.calls")
 
 
-# ---- prompts: the content of the paper's Figs. 8 to 10, shortened, as every sequence carries them ----
+# ---- prompts: the system turn; the words are in formats/prompts.py ----
 
 MARKS = (OPEN, CLOSE)
 MARK = re.compile(f"({'|'.join(map(re.escape, MARKS))})")
 
-SYSTEM = {
-    "bfcl": "You can call the functions within the tools tags.",
-    "toolbench": "You can call the APIs within the tools tags.",
-    "math": "You solve the user's problem with Python.",
-}
-REASONER = (
-    "Reasoner: study the query and the history; do not answer. Say what is still to be done and how, then "
-    "end with Next: executor, or with Next: summarizer if all is done."
-)
-EXECUTOR = "Executor: do what the reasoner says. Output only "
-CALLING = f"calls, each as {OPEN}Action: NAME %s: {{JSON}}{CLOSE}, separated by commas."
-CODING = "Python code that prints the result."
-SUMMARIZER = (
-    "Summarizer: tell the user the outcome in a few plain words, from the observations if there are any, "
-    "else from the conversation."
-)
 
-
-def system_text(record: dict) -> str:
-    """The first sentence and the tools, one a line. (The paper's tags are <<tools>> and <</tools>>.)"""
+def system_text(record: dict, prompts: str = "short") -> str:
+    """The first sentence and the tools, one a line."""
     domain, tools = domain_of(record), record.get("tools", [])
-    lines = [record.get("system", SYSTEM[domain])]
+    words = PROMPTS[prompts][domain]
+    text = record.get("system", words.system)
     if tools or domain in KEYWORDS:
-        schemas = [json.dumps(tool, ensure_ascii=False, separators=(",", ":")) for tool in tools]
-        lines += ["<tools>", *schemas, "</tools>"]
-    return "\n".join(lines)
+        schemas = [json.dumps(tool, ensure_ascii=False, separators=(",", ":")) + "\n" for tool in tools]
+        text += words.tools.replace("[doc]", "".join(schemas))
+    return text
 
 
-def role_prompts(domain: str) -> tuple[str, str, str]:
+def role_prompts(domain: str, prompts: str = "short") -> tuple[str, str, str]:
     """p_r, p_e and p_s of Eqs. 2 to 4, in the order of ROLES."""
-    output = CALLING % KEYWORDS[domain] if domain in KEYWORDS else CODING
-    return REASONER, EXECUTOR + output, SUMMARIZER
+    words = PROMPTS[prompts][domain]
+    return words.reasoner, words.executor, words.summarizer
 
 
 # ---- render: record -> ids, labels, role ids ----
@@ -224,8 +209,8 @@ def render(record: dict, frame: Frame) -> Example:
 def render_prompt(record: dict, frame: Frame) -> Example:
     """The system turn: tools, then the prompts, each for its own role (Eqs. 2 to 4)."""
     example = Example()
-    example.add(frame.begin + frame.encode(system_text(record)), "reasoner")
-    for role, prompt in zip(ROLES, role_prompts(domain_of(record)), strict=True):
+    example.add(frame.begin + frame.encode(system_text(record, frame.prompts)), "reasoner")
+    for role, prompt in zip(ROLES, role_prompts(domain_of(record), frame.prompts), strict=True):
         example.add(frame.encode_parts(MARK.split(f"\n{prompt}"), MARKS), role)
     example.add([frame.end], "reasoner")
     return example
@@ -246,7 +231,7 @@ def render_turn(turn: dict, frame: Frame, domain: str) -> Example:
         content = frame.encode_parts(calls.call_parts(turn["calls"], domain), MARKS)
     elif role == "reasoner":
         thought = f"{turn['content']}\n" if turn["content"] else ""
-        content = frame.encode(f"{thought}Next: {turn['next']}")
+        content = frame.encode(thought + PROMPTS[frame.prompts][domain].ending.format(turn["next"]))
     else:
         content = frame.encode(turn["content"])
     example.add([*content, frame.end], role if role in ROLES else "reasoner", trained=role in ROLES)
@@ -255,7 +240,9 @@ def render_turn(turn: dict, frame: Frame, domain: str) -> Example:
 
 # ---- parse: what a role wrote, as a turn ----
 
-NEXT = re.compile(r"(?:^|\s)next:\s{0,4}[\"'*`<]{0,3}(executor|summarizer)[\"'*`>.\s]*\Z", re.IGNORECASE)
+NEXT = re.compile(  # curly quotes stand around the line in the paper's prompts
+    r"(?:^|\s)[“”]?next:\s{0,4}[\"'*`<“”]{0,3}(executor|summarizer)[\"'*`>.“”\s]*\Z", re.IGNORECASE
+)
 
 
 def parse_turn(role: str, text: str, domain: str) -> dict:

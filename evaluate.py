@@ -41,7 +41,7 @@ def answer(args: Namespace) -> None:
     mend = "free space, or choose another --output"
     questions = suite.read(args)
     model, frame = load(args)
-    header = header_of(args, questions, model)
+    header = header_of(args, questions, model, frame)
     with file_faults(args.output, mend):
         done = resume(args.output, header, SUITES)
     plays = (suite.play(model, frame, args, i, questions[i]) for i in range(done, len(questions)))

@@ -26,6 +26,8 @@ d1, d2, d3      in, out, rank
 r, e, s         ROLES                reasoner, executor, summarizer: role ids 0, 1, 2
 E               routed = loras - 1   LoRAs the router chooses from
 Top-K           top_k = active - 1   LoRAs it chooses per token; `active` counts the shared one too
+                groups               roles that have LoRAs of their own. Of the paper all three; with 1 LoRA a
+                                     role has no router, with 0 it uses those of the role before it
 R, W_R          route, router        token-aware router, one per linear and role, [routed, in]
 f, P            f, P                 share of a role's tokens sent to each LoRA; mean router probability
 L_aux, L_orth   balance_loss, orthogonal_loss
@@ -35,7 +37,7 @@ text to hold against the paper, and what a MoRLinear runs unless told otherwise.
 with a backward written out, for training, engine/inference.py with fewer operations, to generate.
 Letters in shapes: T tokens, n tokens of one role, E routed LoRAs, K top_k, N adapted linears.
 Not here: which role a token has (data.py), Eqs. 8 and 9 (train.py), Eqs. 2 to 4 (agent.py), adapter files
-(engine/adapter.py).
+(engine/adapter.py). Plain LoRA is a setting of what is here: one LoRA for all roles, 1,0,0.
 """
 
 import math
@@ -56,10 +58,11 @@ class MoRConfig:
     """What is saved with an adapter; threes are per role. Raises UserError with all faults in one line."""
 
     rank: int = 16
-    loras: tuple[int, int, int] = (5, 5, 4)  # in total, the shared one included
+    loras: tuple[int, int, int] = (5, 5, 4)  # in total, the shared one included; 0: those of the role before
     active: tuple[int, int, int] = (4, 4, 3)  # per token, the shared one included
     targets: tuple[str, ...] = TARGETS  # last parts of names; the default stands for those of it a model has
     shared_gate: bool = False  # paper silent: the released code gates the shared LoRA, Eq. 7 does not
+    scale: float = 1.0  # of delta in Eq. 5; LoRA has alpha / rank, the paper nothing
     orthogonal: str = "directions"  # or "printed": two readings of Eq. 13, see overlap
     frame: str = ""  # how turns are marked, see formats/frames.py; "": the base model's own
     prompts: str = "short"  # or "paper": what the roles are told, see data.py
@@ -75,23 +78,36 @@ class MoRConfig:
                 faults.append(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
 
         check("rank", type(self.rank) is int and self.rank >= 1, "a whole number from 1")
-        loras_fit, active_fit = _three(self.loras, 2), _three(self.active, 1)
+        loras_fit, active_fit = _three(self.loras) and self.loras[0] > 0, _three(self.active)
         if loras_fit and active_fit:
-            active_fit = all(n <= loras for n, loras in zip(self.active, self.loras, strict=True))
-        check("loras", loras_fit, "three whole numbers from 2: one shared, the others routed")
-        check("active", active_fit, "three whole numbers from 1 (the shared LoRA alone) to loras (all)")
+            least = [min(loras, 1) for loras in self.loras]
+            active_fit = all(least[i] <= n <= self.loras[i] for i, n in enumerate(self.active))
+        check("loras", loras_fit, "three whole numbers, the first from 1 (0: the LoRAs of the role before)")
+        check("active", active_fit, "three whole numbers from 1 (the shared LoRA) to loras, 0 where that is")
         targets_fit = isinstance(self.targets, tuple) and self.targets and all(map(_is_target, self.targets))
         check("targets", targets_fit, "names of linears in the blocks without dots, such as q_proj")
         check("shared_gate", type(self.shared_gate) is bool, "true or false")
+        scale_fits = type(self.scale) in (int, float) and 0 < self.scale < math.inf
+        check("scale", scale_fits, "a number above 0")
         check("orthogonal", self.orthogonal in ("directions", "printed"), "directions or printed")
         check("frame", isinstance(self.frame, str), "a name")
         check("prompts", self.prompts in ("short", "paper"), "short or paper")
         if faults:
             raise UserError("; ".join(faults))
 
+    @property
+    def groups(self) -> dict[str, list[int]]:
+        """Each role with LoRAs of its own -> the role ids that use them: its own, then those without."""
+        found = {}
+        for role, name in enumerate(ROLES):
+            if self.loras[role]:
+                found[name] = group = []
+            group.append(role)
+        return found
 
-def _three(value: object, low: int) -> bool:
-    return isinstance(value, tuple) and len(value) == 3 and all(type(n) is int and n >= low for n in value)
+
+def _three(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(type(n) is int and n >= 0 for n in value)
 
 
 def _is_target(name: object) -> bool:
@@ -107,17 +123,19 @@ def mor_layer(
     weight: Tensor,
     bias: Tensor | None,
     role_sizes: list[int],
-    active: tuple[int, int, int],
+    active: list[int],
     shared_gate: bool,
+    scale: float,
     *parameters: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One adapted linear: Eqs. 5 to 7, and the statistics of Eqs. 11 and 12.
 
     x [T, in], its rows grouped by role; weight [out, in] and bias [out] of the frozen linear; role_sizes: the
-    number of rows of role 0, 1, 2; active: LoRAs per token of each role, the shared one included. parameters:
-    lora_A [1 + E, rank, in], lora_B [1 + E, rank, out] and router [E, in] of role 0, then of roles 1 and 2
-    (with shared_gate a router has one row more, the first). Returns h [T, out] and, of all roles end to end,
-    f and P [sum of E]. Products are made in x's dtype; routing is in the router's, float32.
+    number of rows of each role; active: LoRAs per token of each role, the shared one included. parameters:
+    lora_A [1 + E, rank, in], lora_B [1 + E, rank, out] and router [E, in] of the first role, then of the next
+    (with shared_gate a router has one row more, the first). A role without LoRAs counts as part of the one
+    before it. Returns h [T, out] and, of all roles end to end, f and P [sum of E]. Products are made in x's
+    dtype; routing is in the router's, float32.
     """
     deltas, all_f, all_P = [], [], []
     for role, u in enumerate(x.split(role_sizes)):  # Eq. 6: a row meets the LoRAs of its own role only
@@ -135,7 +153,7 @@ def mor_layer(
         f, P = load_statistics(probs, chosen)
         all_f.append(f)
         all_P.append(P)
-    h = F.linear(x, weight, bias) + torch.cat(deltas)  # Eq. 5: h = h0 + delta
+    h = F.linear(x, weight, bias) + scale * torch.cat(deltas)  # Eq. 5: h = h0 + delta
     return h, torch.cat(all_f), torch.cat(all_P)
 
 
@@ -148,7 +166,7 @@ def route(scores: Tensor, top_k: int, shared_gate: bool) -> tuple[Tensor, Tensor
     if shared_gate:
         shared, scores = scores[:, :1].sigmoid(), scores[:, 1:]
     else:
-        shared = torch.ones_like(scores[:, :1])
+        shared = scores.new_ones(len(scores), 1)
     probs = scores.softmax(dim=1)  # R(u) = softmax(u W_R)
     largest, chosen = probs.topk(top_k, dim=1)
     weights = largest / largest.sum(dim=1, keepdim=True)
@@ -196,7 +214,8 @@ class MoRLinear(nn.Module):
         self.lora_A, self.lora_B, self.router = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         self.statistics: tuple[Tensor, Tensor] | None = None
         self.function = mor_layer  # or another form of it, as engine/fused.py has
-        for role, loras in zip(ROLES, config.loras, strict=True):
+        for role, ids in config.groups.items():
+            loras = config.loras[ids[0]]
             self.lora_A[role] = self._parameter(loras, config.rank, base.in_features)
             self.lora_B[role] = self._parameter(loras, config.rank, base.out_features)
             self.router[role] = self._parameter(loras - 1 + config.shared_gate, base.in_features)
@@ -213,7 +232,7 @@ class MoRLinear(nn.Module):
         """
         bound = 1 / math.sqrt(self.base.in_features)
         bound_A = bound / math.sqrt(self.config.rank) if init == "released" else bound
-        for role in ROLES:
+        for role in self.config.groups:
             for weight, most in ((self.lora_A[role], bound_A), (self.router[role], bound)):
                 if not weight.is_meta:
                     weight.copy_(torch.empty(weight.shape).uniform_(-most, most, generator=generator))
@@ -222,8 +241,11 @@ class MoRLinear(nn.Module):
         """x [T, in], its rows grouped as `roles` says -> [T, out] in x's dtype. Raises UserError without."""
         if roles is None:
             raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
-        parameters = [kind[role] for role in ROLES for kind in (self.lora_A, self.lora_B, self.router)]
-        settings = roles.sizes, self.config.active, self.config.shared_gate
+        config, groups = self.config, self.config.groups
+        role_sizes = [sum(roles.sizes[role] for role in ids) for ids in groups.values()]
+        active = [config.active[ids[0]] for ids in groups.values()]
+        parameters = [kind[role] for role in groups for kind in (self.lora_A, self.lora_B, self.router)]
+        settings = role_sizes, active, config.shared_gate, config.scale
         h, f, P = self.function(x, self.base.weight, self.base.bias, *settings, *parameters)
         if self.training and not _in_backward():
             self.statistics = f, P
@@ -250,17 +272,23 @@ def balance_loss(model: nn.Module, over_linears: str = "sum") -> Tensor:
     f = torch.stack([layer.statistics[0] for layer in layers])  # [N, sum of E]
     P = torch.stack([layer.statistics[1] for layer in layers])
     assert P.requires_grad or not torch.is_grad_enabled(), "no gradient: a reentrant checkpoint?"
-    routed = torch.tensor(layers[0].config.loras) - 1
+    routed = (torch.tensor(layers[0].config.loras) - 1).clamp(min=0)
     E = routed.repeat_interleave(routed).to(P)  # [sum of E]: of each LoRA, how many its role has
     total = (E * f * P).sum()  # Eq. 10
     return total / len(layers) if over_linears == "mean" else total
 
 
 def router_load(model: nn.Module) -> dict[str, Tensor]:
-    """Per role, f of the last forward in training mode, mean over linears: [E], sums to top_k (or to 0)."""
+    """Per router, f of the last forward in training mode, mean over linears: [E], sums to top_k (or to 0)."""
     layers = mor_layers(model)
     f = torch.stack([layer.statistics[0] for layer in layers]).mean(dim=0)
-    return dict(zip(ROLES, f.split([loras - 1 for loras in layers[0].config.loras]), strict=True))
+    routed = routed_loras(layers[0].config)
+    return dict(zip(routed, f.split(list(routed.values())), strict=True))
+
+
+def routed_loras(config: MoRConfig) -> dict[str, int]:
+    """E of each role that has a router."""
+    return {role: loras - 1 for role, loras in zip(ROLES, config.loras, strict=True) if loras > 1}
 
 
 def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor:
@@ -272,7 +300,7 @@ def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor
     reading = (config or layers[0].config).orthogonal
     total = torch.zeros(())
     for layer in layers:
-        for role in ROLES:
+        for role in layer.config.groups:
             A, B = layer.lora_A[role], layer.lora_B[role]
             for i in range(1, len(A)):
                 for j in range(i + 1, len(A)):

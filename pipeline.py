@@ -65,7 +65,7 @@ def run_command(args: argparse.Namespace) -> None:
         if second:
             jobs.append((judge_job(args, second), folder / JUDGED))
         jobs.append((verify_job(args, second, folder / REVIEW), folder / VERIFIED))
-        tallies = [convert(inputs, folder / CONVERTED)]
+        tallies = [convert(inputs, folder / CONVERTED, args.give_ups)]
         if args.dry_run:  # what the later stages ask is estimated from records that are not yet complete
             for job, _ in jobs:
                 if job.endpoint:
@@ -83,7 +83,8 @@ def run_command(args: argparse.Namespace) -> None:
 def convert_command(args: argparse.Namespace) -> None:
     """Rows of files of one form -> OUT."""
     apart(args.output, args.files)
-    tally = convert([found for path in args.files for found in files_of(args.source, path)], args.output)
+    inputs = [found for path in args.files for found in files_of(args.source, path)]
+    tally = convert(inputs, args.output, args.give_ups)
     print(table([tally]), end="")
 
 
@@ -309,6 +310,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     help = "as published; of a folder, all in it"
     stage.add_argument("files", type=Path, nargs="+", metavar="FILE", help=help)
     stage.add_argument("--source", required=True, choices=SOURCES, help="the form they are in")
+    add_give_ups(stage)
     add_output_file(stage)
 
     about = "Thoughts and summaries that records lack are asked of a model; nothing else is changed."
@@ -352,6 +354,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     stage = add_stage(stages, "run", run_command, about)
     help = f"a data set's file or folder; SOURCE is one of {', '.join(SOURCES)}"
     stage.add_argument("inputs", type=source_and_file, nargs="+", metavar="SOURCE=FILE", help=help)
+    add_give_ups(stage)
     add_output_folder(stage)
     add_model(stage, "the model that completes", "", OPENAI, NO_TEXTS)
     add_model(stage, "the second model, which judges and verifies", "judge-", DEEPSEEK, NO_MODEL)
@@ -385,6 +388,11 @@ def source_and_file(text: str) -> tuple[str, Path]:
 
 def add_records(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="records, JSON Lines")
+
+
+def add_give_ups(parser: argparse.ArgumentParser) -> None:
+    help = "ToolBench's runs that gave up: kept, their summarizer says so, or refused"
+    parser.add_argument("--give-ups", choices=("keep", "refuse"), default="refuse", help=help)
 
 
 def add_output_file(parser: argparse.ArgumentParser) -> None:

@@ -25,10 +25,12 @@ base model that is too large for one device.
 import argparse
 import itertools
 import math
+import random
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -52,6 +54,7 @@ from engine.loss import token_losses
 from engine.runs import Output, check_output, settings_of
 from formats.checkpoint import ModelConfig, checkpoint_folder
 from formats.frames import Frame, load_frame
+from formats.prompts import PROMPTS
 from model import Transformer
 from mor import ROLES, MoRConfig
 
@@ -81,6 +84,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="held-out trajectories; may be given several times (for bfcl.jsonl: its own)")
     add("--max-length", type=count, default=0, metavar="TOKENS",
         help="of a trajectory; 0: what a micro-batch and the model hold")
+    add("--samples", type=count, default=0, metavar="N",
+        help="train on the first N trajectories in an order that --seed draws; 0: all")
+    add("--only-role", choices=ROLES, help="train on what this role says alone, as for Fig. 4; None: on all")
     add("--overlong", choices=("skip", "error"), default="skip", help="what to do with longer ones")
     add("--cache", default=dataset.default_cache(), metavar="DIR",
         help="folder that keeps --data rendered, for the next start; '' keeps nothing")
@@ -96,12 +102,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--compile", action="store_true", help="fuse norms and MLP gates with torch.compile")
     add("--rank", type=positive, default=config.rank, metavar="N", help="of every LoRA")
     add("--loras", type=triple, default="5,5,4", metavar="N,N,N",
-        help="LoRAs of reasoner, executor, summarizer, the shared one included")
+        help="LoRAs of reasoner, executor, summarizer, the shared one included; 1: no router; "
+        "0: the role uses those of the role before it, so 1,0,0 is plain LoRA")
     add("--active", type=triple, default=None, metavar="N,N,N",
-        help="of these per token, likewise; None: all but one of each role's, as in section 4.4")
+        help="of these per token, likewise; None: all but one of each role's, as in section 4.4, or the one")
+    add("--scale", type=number(float, 1e-6), default=config.scale, metavar="F",
+        help="of what the LoRAs add: alpha / rank in LoRA's words")
     add("--targets", default=",".join(config.targets), metavar="NAMES", help="names of linears to adapt")
     add("--shared-gate", action=argparse.BooleanOptionalAction, default=False,
         help="put a sigmoid gate on the shared LoRA, as the released code does and Eq. 7 does not")
+    add("--prompts", choices=[*PROMPTS], default=config.prompts,
+        help="what the roles are told: our few words, or those of the paper's Figs. 8 to 10")
     add("--init", choices=("lora", "released"), default="lora",
         help="A starts within 1/sqrt(in), or within 1/sqrt(rank * in) as in the released code")
 
@@ -111,6 +122,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--tokens-per-batch", type=positive, default=8192, metavar="TOKENS", help="of a micro-batch")
     add("--grad-accum", type=positive, default=8, metavar="N", help="micro-batches in a step")
     add("--lr", type=amount, default=5e-5, metavar="F", help="highest learning rate of AdamW")
+    add("--lr-ratio", type=number(float, 1e-6), default=1.0, metavar="F",
+        help="learning rate of B over that of A and routers: LoRA+, which has 16")
     add("--warmup", type=number(float, 0, 1), default=0.03, metavar="F", help="share of steps, lr rising")
     add("--schedule", choices=("constant", "linear", "cosine"), default="cosine", help="of lr after warm-up")
     add("--weight-decay", type=amount, default=0.0, metavar="F", help="of AdamW")
@@ -137,7 +150,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         args = parser.parse_args(argv)
     args.eval_data = eval_files(args)
     if args.active is None:
-        args.active = tuple(loras - 1 for loras in args.loras)
+        args.active = tuple(loras - 1 if loras > 1 else loras for loras in args.loras)
     return args
 # fmt: on
 
@@ -181,7 +194,24 @@ def load_trajectories(
     workers = dataset.cores() if args.cache else dataset.cores() // processes.size
     with processes.first_alone(bool(args.cache)):  # it fills the cache for the others
         rendered = dataset.load(args.data, frame, args.cache, workers, processes.say, processes.bar())
-    return rendered.keep(dataset.fitting(rendered, args.data, longest, args.overlong, processes.say))
+    if args.only_role:
+        rendered = rendered.only(args.only_role)
+    fitting = rendered.keep(dataset.fitting(rendered, args.data, longest, args.overlong, processes.say))
+    return sample(fitting, args, processes) if args.samples else fitting
+
+
+def sample(trajectories: Trajectories, args: argparse.Namespace, processes: Processes) -> Trajectories:
+    """--samples of them: with one seed, those of a smaller number are among those of a larger one.
+
+    Raises UserError where there are not as many.
+    """
+    there = len(trajectories)
+    if args.samples > there:
+        raise UserError(f"--samples: got {args.samples}, {args.data} has {there} to train on; ask for fewer")
+    order = random.Random(f"samples/{args.seed}").sample(range(there), there)
+    chosen = trajectories.keep(np.sort(order[: args.samples]))
+    processes.say(f"--samples: {args.samples:,} of them, {chosen.supervised.sum():,} supervised tokens")
+    return chosen
 
 
 def plan_steps(lengths: list[int], args: argparse.Namespace) -> list[list[list[int]]]:
@@ -225,7 +255,7 @@ def train(
 
     Raises KeyboardInterrupt on Ctrl-C, after saving; UserError when the loss is no longer a finite number.
     """
-    gradients = flat_gradients(optimizer.param_groups[0]["params"])
+    gradients = flat_gradients(list(mor.mor_parameters(model).values()))
     model.train()
     with stop_on_signal() as caught, tqdm(total=len(plan), initial=step, disable=processes.bar()) as bar:
         while step < len(plan):  # Algorithm 1: repeat
@@ -253,7 +283,8 @@ def train(
             if 0 < args.clip < grad_norm:
                 gradients.mul_(args.clip / grad_norm)
             lr = learning_rate(step, len(plan), args)
-            optimizer.param_groups[0]["lr"] = lr
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["lr_ratio"]
             optimizer.step()  # 4. update LoRAs and routers; all else is frozen
 
             seconds = time.perf_counter() - started
@@ -268,6 +299,17 @@ def train(
                 raise KeyboardInterrupt
 
 
+def make_optimizer(parameters: dict[str, Tensor], args: argparse.Namespace) -> torch.optim.AdamW:
+    """AdamW; what is B, or DoRA's m, gets --lr-ratio times the learning rate (LoRA+, arXiv 2402.12354)."""
+    fast = {name: p for name, p in parameters.items() if {"lora_B", "magnitude"} & set(name.split("."))}
+    slow = {name: p for name, p in parameters.items() if name not in fast}
+    groups = [{"params": [*slow.items()], "lr_ratio": 1.0}]
+    if fast:
+        groups.append({"params": [*fast.items()], "lr_ratio": args.lr_ratio})
+    # fused: one kernel for all; a loop over a thousand small ones takes as long as a small model's step
+    return torch.optim.AdamW(groups, weight_decay=args.weight_decay, fused=True)
+
+
 class StepSums:
     """What a step adds up over its micro-batches and then over the processes, in float64."""
 
@@ -275,32 +317,35 @@ class StepSums:
         options = dict(dtype=torch.float64, device=device)
         self.terms = torch.zeros(4, **options)  # loss, cross-entropy, balance, orthogonal
         self.by_role = torch.zeros(3, 4, **options)  # cross-entropy, hits, supervised tokens, tokens
-        self.load = [torch.zeros(loras - 1, **options) for loras in config.loras]  # f times tokens
+        self.groups = config.groups
+        routed = mor.routed_loras(config).items()
+        self.load = {role: torch.zeros(E, **options) for role, E in routed}  # f times tokens, per router
         self.stop = torch.zeros(1, **options)  # signals caught
 
     def add(self, terms: Tensor, by_role: Tensor, load: dict[str, Tensor]) -> None:
         """One micro-batch: terms [4], by_role [3, 4] of token_losses, load of mor.router_load."""
         self.terms += terms.detach()
         self.by_role += by_role
-        for role, name in enumerate(ROLES):
-            self.load[role] += load[name] * by_role[role, 3]
+        for role, f in load.items():
+            self.load[role] += f * by_role[self.groups[role], 3].sum()
 
     def over(self, processes: Processes) -> None:
         """Add up over all processes."""
-        for values in (self.terms, self.by_role, *self.load, self.stop):
+        for values in (self.terms, self.by_role, *self.load.values(), self.stop):
             processes.sum(values)
 
 
 def step_record(
     step: int, sums: StepSums, grad_norm: float, lr: float, seconds: float, peak_memory_bytes: int
 ) -> dict:
-    """A line of metrics.jsonl. load_<role>: share of the role's tokens at each LoRA, None without tokens."""
+    """A line of metrics.jsonl. load_<role>: share of its router's tokens at each LoRA, None without any."""
     loss, ce, balance, orthogonal = sums.terms.tolist()
     _, _, supervised, tokens = sums.by_role.sum(dim=0).tolist()
-    loads = {}
-    for role, name in enumerate(ROLES):
-        of_role = sums.by_role[role, 3].item()
-        loads[f"load_{name}"] = (sums.load[role] / of_role).tolist() if of_role else None
+    loads = {f"load_{role}": None for role in ROLES}
+    for role, load in sums.load.items():
+        routed_tokens = sums.by_role[sums.groups[role], 3].sum()
+        if routed_tokens:
+            loads[f"load_{role}"] = (load / routed_tokens).tolist()
     return {
         "step": step,
         "loss": loss,
@@ -345,7 +390,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     targets = tuple(args.targets.split(","))
     folder = checkpoint_folder(args.model)
-    frame, base = load_frame(folder), ModelConfig.from_file(folder)
+    frame, base = load_frame(folder, prompts=args.prompts), ModelConfig.from_file(folder)
     config = MoRConfig(
         rank=args.rank,
         loras=args.loras,
@@ -353,6 +398,7 @@ def main(argv: list[str] | None = None) -> None:
         targets=targets,
         shared_gate=args.shared_gate,
         orthogonal=args.orthogonal,
+        scale=args.scale,
         frame=frame.name,
         prompts=frame.prompts,
     )
@@ -394,9 +440,7 @@ def main(argv: list[str] | None = None) -> None:
     model.gradient_checkpointing = args.gradient_checkpointing
     if args.compile:
         model.compile_elementwise()
-    # fused: one kernel for all; a loop over a thousand small ones takes as long as a small model's step
-    parameters = mor.mor_parameters(model).values()
-    optimizer = torch.optim.AdamW(parameters, weight_decay=args.weight_decay, fused=True)
+    optimizer = make_optimizer(mor.mor_parameters(model), args)
     if args.resume:
         step = output.restore(model, optimizer)
     else:

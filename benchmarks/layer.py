@@ -69,8 +69,9 @@ def masked_layer(
     weight: Tensor,
     bias: Tensor | None,
     role_sizes: list[int],
-    active: tuple[int, int, int],
+    active: list[int],
     shared_gate: bool,
+    scale: float,
     *parameters: Tensor,
 ) -> tuple[Tensor, None, None]:
     """mor.mor_layer with a mask in the place of slices, and without statistics."""
@@ -83,7 +84,7 @@ def masked_layer(
         gates, _, _ = mor.route(scores, active[role] - 1, shared_gate)
         gates = (gates * (role_of_row == role)[:, None]).to(x.dtype)
         for i in range(len(A)):
-            h = h + gates[:, i : i + 1] * (x @ A[i].T @ B[i])
+            h = h + scale * gates[:, i : i + 1] * (x @ A[i].T @ B[i])
     return h, None, None
 
 

@@ -16,7 +16,8 @@ from cli import UserError, read_object, write_whole
 from mor import MoRConfig, mor_layers, mor_parameters, replace_linears
 
 CONFIG, WEIGHTS, VERSION = "adapter_config.json", "adapter_model.safetensors", 1
-ADDED_LATER = {"frame": "", "prompts": "short"}  # not in the adapters of older code, which had no other
+# Not in the adapters of older code, which had no other.
+ADDED_LATER = {"scale": 1.0, "frame": "", "prompts": "short"}
 BASE_FIELDS = (  # of the base model's config: an adapter fits no other shape
     *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim"),

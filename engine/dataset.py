@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -95,6 +95,14 @@ class Trajectories:
         """Those at the chosen indices; the tokens stay where they are."""
         each = (self.lengths, self.supervised, self.digests, self.starts)
         return Trajectories(self.input_ids, self.trained, self.role_ids, *(array[chosen] for array in each))
+
+    def only(self, role: str) -> "Trajectories":
+        """Those in which this role says something, and that is all that is trained."""
+        trained = self.trained & (self.role_ids == ROLES.index(role))
+        starts, ends = self.starts + 1, self.starts + self.lengths  # nothing predicts the first token
+        supervised = [np.count_nonzero(trained[start:end]) for start, end in zip(starts, ends, strict=True)]
+        of_role = replace(self, trained=trained, supervised=np.array(supervised, np.int32))
+        return of_role.keep(np.flatnonzero(of_role.supervised))
 
 
 def fitting(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mor import ROLES, MoRConfig, load_statistics, mor_layers
+from mor import MoRConfig, load_statistics, mor_layers
 
 
 def for_training(model: nn.Module) -> nn.Module:
@@ -28,7 +28,7 @@ class MoRFunction(torch.autograd.Function):
     """Arguments and results are those of mor.mor_layer."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, role_sizes, active, shared_gate, *parameters):
+    def forward(ctx, x, weight, bias, role_sizes, active, shared_gate, scale, *parameters):
         h = x.new_empty(len(x), len(weight))
         saved, all_f, all_P = [], [], []
         for role, (u, delta) in enumerate(zip(x.split(role_sizes), h.split(role_sizes), strict=True)):
@@ -39,7 +39,7 @@ class MoRFunction(torch.autograd.Function):
             probs = scores[:, int(shared_gate) :].softmax(dim=1)
             gates, chosen = route_largest(scores, active[role] - 1, shared_gate)
             scale_columns(z, gates)
-            delta.addmm_(z, B.flatten(0, 1).to(x.dtype), beta=0)  # Eq. 7; beta=0: overwrite
+            delta.addmm_(z, B.flatten(0, 1).to(x.dtype), beta=0, alpha=scale)  # Eq. 7; beta=0: overwrite
             f, P = load_statistics(probs, chosen)
             all_f.append(f)
             all_P.append(P)
@@ -50,30 +50,30 @@ class MoRFunction(torch.autograd.Function):
         f, P = torch.cat(all_f), torch.cat(all_P)
         ctx.mark_non_differentiable(f)
         ctx.save_for_backward(x, weight, *parameters, *saved)
-        ctx.role_sizes, ctx.shared_gate = role_sizes, shared_gate
+        ctx.role_sizes, ctx.shared_gate, ctx.scale = role_sizes, shared_gate, scale
         return h, f, P
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_h, _, d_P):
         x, weight, *tensors = ctx.saved_tensors
-        parameters, saved = tensors[:9], tensors[9:]  # three of each role
+        parameters, saved = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]  # three of each role
         wants_d_x = ctx.needs_input_grad[0]  # not below the first adapter
         d_x = torch.empty_like(x)
         rows = [tensor.split(ctx.role_sizes) for tensor in (x, d_x, d_h)]
         d_P = d_P.split([probs.shape[1] for probs in saved[2::3]])
         d_parameters = []
-        for role in range(3):
+        for role in range(len(ctx.role_sizes)):
             u, d_u, d_delta = (part[role] for part in rows)
             A, B, router = parameters[3 * role : 3 * role + 3]
             z, gates, probs = saved[3 * role : 3 * role + 3]
             width = z.shape[1]
-            down = stack_down(A, router, x.dtype)
+            down, up = stack_down(A, router, x.dtype), B.flatten(0, 1).to(x.dtype)
 
-            d_B = z.T @ d_delta
+            d_B = torch.addmm(up, z.T, d_delta, beta=0, alpha=ctx.scale)
             d_down_output = d_delta.new_empty(len(u), len(down))
             d_z, d_scores = d_down_output.tensor_split([width], dim=1)
-            d_z.addmm_(d_delta, B.flatten(0, 1).to(x.dtype).T, beta=0)
+            d_z.addmm_(d_delta, up.T, beta=0, alpha=ctx.scale)
             pull = (d_z * z).unflatten(1, A.shape[:2]).sum(dim=2).to(gates.dtype)  # gates * their gradients
             d_scores.copy_(route_backward(pull, d_P[role], gates, probs, ctx.shared_gate))
             scale_columns(d_z, gates)
@@ -85,7 +85,7 @@ class MoRFunction(torch.autograd.Function):
             d_parameters.append(d_B.view_as(B).to(B.dtype))
             d_parameters.append(d_router.to(router.dtype))
         d_x = d_x.addmm_(d_h, weight) if wants_d_x else None
-        return d_x, None, None, None, None, None, *d_parameters
+        return d_x, None, None, None, None, None, None, *d_parameters
 
 
 def stack_down(A: Tensor, router: Tensor, dtype: torch.dtype) -> Tensor:
@@ -134,7 +134,7 @@ def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor
     layers = mor_layers(model)
     reading = (config or layers[0].config).orthogonal
     total = 0.0
-    for role in ROLES:
+    for role in layers[0].config.groups:
         A = torch.stack([gram(layer.lora_A[role][1:]) for layer in layers])  # [N, E, rank, E, rank]
         B = torch.stack([gram(layer.lora_B[role][1:]) for layer in layers])
         if reading == "directions":

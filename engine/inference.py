@@ -114,16 +114,17 @@ class MoRInference(nn.Module):
         super().__init__()
         self.config, self.widths = layers[0].config, [layer.base.out_features for layer in layers]
         weight, bias = _side_by_side([layer.base for layer in layers])
-        down = [layer.lora_A[role].flatten(0, 1) for layer in layers for role in ROLES]
+        groups = self.config.groups
+        down = [layer.lora_A[role].flatten(0, 1) for layer in layers for role in groups]
         # a score for every LoRA: that of a shared one means nothing without shared_gate
-        scores = [layer.router[role] for layer in layers for role in ROLES]
+        scores = [layer.router[role] for layer in layers for role in groups]
         if not self.config.shared_gate:
             scores = [F.pad(router, (0, 0, 1, 0)) for router in scores]
         whole = torch.cat([weight, *(part.detach().to(weight.dtype) for part in down + scores)])
         if bias is not None:
             bias = F.pad(bias, (0, len(whole) - len(bias)))
         self.inward = PackedLinear(whole, bias)
-        up = [torch.cat([layer.lora_B[role].flatten(0, 1) for role in ROLES]) for layer in layers]
+        up = [torch.cat([layer.lora_B[role].flatten(0, 1) for role in groups]) for layer in layers]
         self.up = [B.detach().to(weight.dtype) for B in up]  # [L * rank, out] each
 
     def forward(self, x: Tensor, rows: AllRows | None = None) -> Tensor:
@@ -136,7 +137,7 @@ class MoRInference(nn.Module):
         z = z.unflatten(1, (G, L, rank)).mul_(gates[..., None])[:, :, rows.loras].flatten(2)
         met = slice(rows.loras.start * rank, rows.loras.stop * rank)
         for i, h_i in enumerate(h.split(self.widths, dim=1)):
-            h_i.addmm_(z[:, i], self.up[i][met])  # Eqs. 5 and 7
+            h_i.addmm_(z[:, i], self.up[i][met], alpha=self.config.scale)  # Eqs. 5 and 7
         return h
 
     def gates(self, scores: Tensor, rows: AllRows) -> Tensor:
@@ -161,9 +162,11 @@ class RowTables:
     """The parts of AllRows for a row of each role."""
 
     def __init__(self, config: MoRConfig, dtype: torch.dtype, device: torch.device):
-        self.ends = [*accumulate(config.loras)]
-        self.starts = [end - loras for end, loras in zip(self.ends, config.loras, strict=True)]
-        self.top_k = [active - 1 for active in config.active]
+        owners = [ids[0] for ids in config.groups.values() for _ in ids]  # whose LoRAs each role uses
+        ends = [*accumulate(config.loras)]
+        self.ends = [ends[owner] for owner in owners]
+        self.starts = [ends[owner] - config.loras[owner] for owner in owners]
+        self.top_k = [config.active[owner] - 1 for owner in owners]
         self.shared = torch.zeros(3, sum(config.loras), dtype=dtype, device=device)
         self.barred = torch.ones(3, sum(config.loras), dtype=torch.bool, device=device)
         self.surplus = torch.ones(3, max(self.top_k), dtype=torch.bool, device=device)

@@ -4,13 +4,13 @@ import argparse
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-import mor
 from cli import UserError, write_whole
 from engine.adapter import save_adapter
 from engine.dataset import Trajectories
@@ -45,6 +45,12 @@ def settings_of(args: argparse.Namespace, trajectories: Trajectories, model: Tra
     settings["data"] = f"data {rendered.hexdigest()[:16]}"
     settings["model"] = f"model {base.hexdigest()[:16]}"
     return json.loads(json.dumps(settings))  # tuples become lists, as in the file they are compared with
+
+
+def named_parameters(optimizer: torch.optim.AdamW) -> Iterator[tuple[str, torch.Tensor]]:
+    """What it trains, in its order, by the names that it was given."""
+    for group in optimizer.param_groups:
+        yield from zip(group["param_names"], group["params"], strict=True)
 
 
 class Output:
@@ -87,7 +93,7 @@ class Output:
         metrics_bytes = (self.folder / METRICS).stat().st_size
         state = json.dumps({"step": step, "metrics_bytes": metrics_bytes, "settings": self.settings})
         tensors = {}
-        for name, parameter in mor.mor_parameters(model).items():
+        for name, parameter in named_parameters(optimizer):
             tensors[f"parameter.{name}"] = parameter.detach()
             if step:  # before the first, AdamW keeps nothing
                 for moment in MOMENTS:
@@ -118,7 +124,7 @@ class Output:
                 raise UserError(f"{got}; resume with that, or start again in another --output")
         step = state["step"]
         moments = {}
-        for index, (name, parameter) in enumerate(mor.mor_parameters(model).items()):
+        for index, (name, parameter) in enumerate(named_parameters(optimizer)):
             parameter.data.copy_(tensors[f"parameter.{name}"])
             if step:
                 moments[index] = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS}

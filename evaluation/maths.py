@@ -15,7 +15,8 @@ That grader has sympy read both answers and simplify their difference; here form
 cannot read is compared as text only.
 
 Paper silent: how long an episode may be. Here the reasoner and the executor take 4 rounds at most before the
-summarizer (--max-turns 10); an episode that ends in another way has no answer, which is wrong.
+summarizer (--max-turns 10), which then answers as well as it can; an episode that is cut short by another
+limit has no answer, which is wrong.
 """
 
 import math

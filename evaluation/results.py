@@ -16,6 +16,7 @@ from tqdm import tqdm
 from cli import UserError, parse_object
 from engine.adapter import CONFIG, WEIGHTS
 from formats.checkpoint import checkpoint_folder, tensor_files
+from formats.frames import Frame
 from model import Transformer
 
 # Flags that decide the results, of the suites that have them.
@@ -34,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = ("*.py", "formats/*.py", "engine/*.py", "tools/*.py", "evaluation/*.py")
 
 
-def header_of(args: Namespace, questions: list, model: Transformer) -> dict:
+def header_of(args: Namespace, questions: list, model: Transformer, frame: Frame) -> dict:
     """All that decides the results of a run: flags, versions, digests of data, models and code."""
     base, adapter = checkpoint_folder(args.model), Path(args.adapter)
     weights = sorted({"config.json", "tokenizer.json", *tensor_files(base).values()})
@@ -45,6 +46,7 @@ def header_of(args: Namespace, questions: list, model: Transformer) -> dict:
         "suite": args.suite,
         "model": model_name(args.model),
         **{name: getattr(args, name) for name in SETTINGS if hasattr(args, name)},
+        "prompts": frame.prompts,
         "dtype": str(weight.dtype).removeprefix("torch."),
         "device": weight.device.type,
         "python": platform.python_version(),

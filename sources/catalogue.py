@@ -51,11 +51,13 @@ class Source:
         """Whether a row has the keys of this form."""
         return isinstance(row, dict) and any(keys <= row.keys() for keys in self.keys)
 
-    def convert(self, row: Any) -> dict:
-        """The row's record, checked. Raises Refused."""
+    def convert(self, row: Any, give_ups: str = "refuse") -> dict:
+        """The row's record, checked. give_ups: "keep" or "refuse", of ToolBench's runs. Raises Refused."""
         if not isinstance(row, dict):
             raise Refused("not the source's shape", type(row).__name__)
         record = self.rule(row)
+        if give_ups == "refuse" and toolbench.gave_up(record):
+            raise Refused("gave up")
         record["source"] = {"dataset": self.name, **record["source"]}
         try:
             data.check_record(record, "record")

@@ -12,14 +12,16 @@ Each form is first turned into one list of messages, as ToolBench's own log has 
 One voice speaks there, with the roles implicit, as the paper has it; in the record its parts go to the roles:
 
     assistant content -> reasoner; messages without a call are joined to the next one that has a call
-    function_call     -> executor; Finish is no tool but the end: its final_answer -> summarizer
+    function_call     -> executor; Finish is no tool but the end: its final_answer -> summarizer; where it
+                         gives up, the summarizer says GIVE_UP
     function          -> observation as it is, cut and failed ones too: they teach recovery (source.errors)
 
 Decisions. Dropped and counted: system prompts; the search's prompts, which speak as the user ("This is not
 the first time you try this task"); thoughts that speak of Finish or of the search, as they would teach a tool
-that is not on the list. Refused: answers that do, runs that gave up, calls outside the list (the search tried
-them, nobody should learn them), arguments that are no object. A call without a thought keeps a reasoner turn
-with empty content, listed as missing: who acts next is known, only the words are not.
+that is not on the list. Refused: answers that do, runs that gave up (unless they are to be kept: what "cannot
+be solved after enough attempts" goes to the summarizer, section 3.1), calls outside the list (the search had
+tried them, nobody should learn them), arguments that are no object. A call without a thought keeps a reasoner
+turn with empty content, listed as missing: who acts next is known, only the words are not.
 
 Left as they are: names whose front was cut off, names pasted into descriptions, parameters called is_id.
 """
@@ -37,6 +39,7 @@ from sources.rows import Refused, field, literal, read_rows
 from sources.schemas import fits, parameters_of
 
 FINISH = "Finish"
+GIVE_UP = "I give up and restart."  # the words of ToolBench's own instruction; a search goes back there
 SEARCH_PROMPT = "This is not the first time you try this task"
 SCAFFOLDING = re.compile(
     SEARCH_PROMPT + r"|all previous trails failed|give[_ ]up[_ ]and[_ ]restart|mento-carlo-action-value"
@@ -47,7 +50,7 @@ SCAFFOLDING = re.compile(
 
 
 def record(query: str, tools: list[dict], messages: Any, missing: list[str], dropped: Counter) -> dict:
-    """The record of a run that answered. `missing` and `dropped` are filled further. Raises Refused."""
+    """The record of a run that answered or gave up. `missing` and `dropped` are filled. Raises Refused."""
     query = spoken(query)
     turns: list[dict] = [{"role": "user", "content": query}]
     thoughts: list[str] = []
@@ -135,11 +138,16 @@ def read_arguments(text: str) -> dict:
 def final_answer(arguments: dict) -> str:
     """What Finish's arguments tell the user. Raises Refused."""
     if arguments.get("return_type") == "give_up_and_restart":
-        raise Refused("gave up")
+        return GIVE_UP
     answer = arguments.get("final_answer")
     if not isinstance(answer, str) or not answer.strip():
         raise Refused("no final answer", f"Finish has {', '.join(arguments) or 'no arguments'}")
     return spoken(answer)
+
+
+def gave_up(record: dict) -> bool:
+    """Whether the record is that of a run that gave up."""
+    return record["trajectory"][-1].get("content") == GIVE_UP
 
 
 def function_tools(functions: list, dropped: Counter) -> list[dict]:
@@ -182,7 +190,7 @@ def read_trees(path: Path) -> Iterator[Any]:
 
 
 def tree(row: dict) -> dict:
-    """One answer tree -> the record of its path to the answer. Raises Refused.
+    """One answer tree -> the record of its path to the answer, or to where it first gave up. Raises Refused.
 
         {"win", "answer_generation": {"valid_data", "finish_type", "final_answer": text of Finish's arguments,
          "function": schemas, "query"}, "tree": {"tree": node}}
@@ -193,9 +201,8 @@ def tree(row: dict) -> dict:
     """
     made = field(row, "answer_generation", dict)
     final = made.get("final_answer")
-    if made.get("finish_type") == "give_up" or "give_up_and_restart" in str(final):
-        raise Refused("gave up")
-    if row.get("win") is not True or made.get("valid_data") is not True or not isinstance(final, str):
+    ended = row.get("win") is True or made.get("finish_type") == "give_up"
+    if not ended or made.get("valid_data") is not True or not isinstance(final, str):
         raise Refused("no final answer", f"win: {row.get('win')}, valid_data: {made.get('valid_data')}")
     if "trys" in row:
         paths = (field(attempt, "chain", list) for attempt in field(row, "trys", list))
@@ -213,22 +220,22 @@ def tree(row: dict) -> dict:
 def path_to(final: str, paths: Iterable[list]) -> list:
     """The first path that ends in the final answer. Raises Refused."""
     for path in paths:
-        if path and is_answer(path[-1]) and path[-1].get("description") == final:
+        if path and is_finish(path[-1]) and path[-1].get("description") == final:
             return path
     raise Refused("no path to the final answer")
 
 
-def is_answer(node: Any) -> bool:
-    """Whether the search gave an answer there: observation_code 3."""
-    return isinstance(node, dict) and node.get("observation_code") == 3
+def is_finish(node: Any) -> bool:
+    """Whether the search gave an answer there, observation_code 3, or gave up, 4."""
+    return isinstance(node, dict) and node.get("observation_code") in (3, 4)
 
 
 def finished_paths(root: dict) -> Iterator[list[dict]]:
-    """The paths, without the root, that end in a given answer; in the order of the search."""
+    """The paths, without the root, that end in a Finish; in the order of the search."""
     paths = [[child] for child in reversed(field(root, "children", list))]
     while paths:
         path = paths.pop()
-        if is_answer(path[-1]):
+        if is_finish(path[-1]):
             yield path
         paths += [[*path, child] for child in reversed(field(path[-1], "children", list))]
 
@@ -246,7 +253,7 @@ def node_messages(path: list[dict]) -> Iterator[dict]:
             action = text
         elif kind == "Action Input":
             yield {"role": "assistant", "function_call": {"name": action, "arguments": text}}
-            if not is_answer(node):
+            if not is_finish(node):
                 yield {"role": "function", "name": action, "content": field(node, "observation", str)}
             action = None
         else:

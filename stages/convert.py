@@ -14,8 +14,11 @@ from sources.catalogue import SOURCES
 from stages.process import Item, Results, Tally, process, table
 
 
-def convert(inputs: list[tuple[str, Path, str]], output: Path) -> Tally:
-    """Rows of (source, file, name for it) -> records. Raises UserError, also where no row becomes one."""
+def convert(inputs: list[tuple[str, Path, str]], output: Path, give_ups: str = "refuse") -> Tally:
+    """Rows of (source, file, name for it) -> records. Raises UserError, also where no row becomes one.
+
+    give_ups: "keep" or "refuse" ToolBench's runs that gave up.
+    """
 
     def items() -> Iterator[Item]:
         for name, path, file in inputs:
@@ -25,7 +28,7 @@ def convert(inputs: list[tuple[str, Path, str]], output: Path) -> Tally:
 
     def step(row: tuple[dict, Any]) -> Results:
         where, raw = row
-        record = SOURCES[where["dataset"]].convert(raw)
+        record = SOURCES[where["dataset"]].convert(raw, give_ups)
         return [("out", record | {"source": record["source"] | where})]
 
     def check(tally: Tally) -> None:

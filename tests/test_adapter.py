@@ -16,7 +16,15 @@ from engine.adapter import load_adapter, save_adapter
 from mor import ROLES, MoRConfig
 
 
-@pytest.mark.parametrize("options", [{}, dict(shared_gate=True, orthogonal="printed", targets=("o_proj",))])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(shared_gate=True, orthogonal="printed", targets=("o_proj",)),
+        dict(loras=(1, 0, 0), active=(1, 0, 0), scale=0.5),
+        dict(loras=(3, 0, 1), active=(2, 0, 1)),
+    ],
+)
 def test_saved_and_loaded_is_the_same_bit_for_bit(tmp_path, options):
     model, ids, roles = adapted(config=MoRConfig(rank=2, **options)), torch.arange(9), torch.arange(9) % 3
     save_adapter(model, tmp_path / "new" / "adapter")
@@ -47,6 +55,7 @@ def test_names_and_fields_of_the_files(tmp_path):
         "active": [4, 4, 3],
         "shared_gate": False,
         "orthogonal": "directions",
+        "scale": 1.0,
         "frame": "",
         "prompts": "short",
         "target_modules": ["q_proj"],
@@ -201,11 +210,23 @@ def test_an_adapter_needs_the_base_model_it_was_trained_on(tmp_path):
 def test_config_reports_all_faults_at_once():
     with pytest.raises(UserError) as error:
         MoRConfig(
-            rank=0, loras=(5, 1, 4), active=(4, 4), targets=("lm_head",), shared_gate=None, orthogonal=""
+            rank=0,
+            loras=(0, 1, 4),
+            active=(4, 4),
+            targets=("lm_head",),
+            shared_gate=None,
+            scale=0.0,
+            orthogonal="",
         )
-    names = ("rank", "loras", "active", "targets", "shared_gate", "orthogonal")
+    names = ("rank", "loras", "active", "targets", "shared_gate", "scale", "orthogonal")
     assert [fault.split()[0] for fault in str(error.value).split("; ")] == list(names)
     assert MoRConfig(loras=[2, 3, 4], active=[1, 1, 4]).loras == (2, 3, 4)
+
+
+@pytest.mark.parametrize("active", [(1, 1, 0), (2, 0, 0), (0, 0, 0)])
+def test_a_role_without_loras_has_none_active_and_another_at_least_one(active):
+    with pytest.raises(UserError, match="active is"):
+        MoRConfig(loras=(1, 0, 0), active=active)
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):

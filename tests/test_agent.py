@@ -21,6 +21,7 @@ import data
 import mor
 from agent import Episode, Trace, run_episode
 from cli import run
+from engine.adapter import save_adapter
 from engine.generation import generate
 from formats.frames import Frame, load_frame
 from model import KVCache, ModelConfig, Transformer
@@ -140,25 +141,21 @@ def test_run_episode_is_one_query(model, frame):
     assert record["exit_status"] == "done" and record["system"] == "Be brief."
 
 
+ROUND = ["user", "reasoner", "executor", "observation", "reasoner", "summarizer"]
+
+
 @pytest.mark.parametrize(
     ("status", "options", "texts", "roles"),
     [
         ("done", {}, FULL, ["user", "reasoner", "executor", "observation", "reasoner", "summarizer"]),
-        ("max_turns", {"max_turns": 1}, FULL, ["user", "reasoner"]),
-        ("max_turns", {"max_turns": 2}, FULL, ["user", "reasoner", "executor", "observation"]),
-        ("max_turns", {"max_turns": 3}, FULL, ["user", "reasoner", "executor", "observation", "reasoner"]),
-        (
-            "done",
-            {"max_turns": 4},
-            FULL,
-            ["user", "reasoner", "executor", "observation", "reasoner", "summarizer"],
-        ),
-        (
-            "max_turns",
-            {"max_turns": 6},
-            [THINK, CALL] * 3,
-            ["user", *["reasoner", "executor", "observation"] * 3],
-        ),
+        ("max_turns", {"max_turns": 1}, [ANSWER], ["user", "reasoner", "summarizer"]),
+        ("max_turns", {"max_turns": 2}, [THINK, ANSWER], ["user", "reasoner", "summarizer"]),
+        ("done", {"max_turns": 2}, [ENOUGH, ANSWER], ["user", "reasoner", "summarizer"]),
+        ("max_turns", {"max_turns": 3}, [THINK, CALL, ANSWER], ROUND),
+        ("done", {"max_turns": 4}, FULL, ROUND),
+        ("max_turns", {"max_turns": 4}, [THINK, CALL, THINK, ANSWER], ROUND),
+        ("max_turns", {"max_turns": 6}, [THINK, CALL] * 2 + [THINK, ANSWER], [*ROUND[:-2], *ROUND[1:]]),
+        ("max_tokens", {"max_new_tokens": 20, "max_turns": 2}, [THINK, "la " * 99], ROUND[:2] + ROUND[-1:]),
         ("max_tokens", {"max_new_tokens": 4}, FULL, ["user", "reasoner"]),
         ("max_tokens", {"max_new_tokens": 40}, [THINK, CALL * 9], ["user", "reasoner", "executor"]),
         ("max_tokens", {"max_new_tokens": 40}, [ENOUGH, "la " * 99], ["user", "reasoner", "summarizer"]),
@@ -170,6 +167,38 @@ def test_limits(model, frame, status, options, texts, roles):
     if status != "done":
         with pytest.raises(ValueError, match=f"has ended .{status}"):
             episode.user("And now?")
+
+
+def test_after_enough_attempts_the_reasoner_names_the_summarizer(model, frame):
+    """Its thought stays where it has just spoken; behind an observation it has none."""
+    for texts, thought in (([THINK, CALL, THINK, ANSWER], "I need it."), ([THINK, CALL, ANSWER], "")):
+        seen = []
+        options = {"max_turns": len(texts), "watch": lambda *event, seen=seen: seen.append(event)}
+        episode = play(model, frame, texts, random=3, temperature=1.0, **options)
+        reasoner, summarizer = episode.record["trajectory"][-2:]
+        assert reasoner["next"] == "summarizer" and reasoner["content"].endswith(thought)
+        assert summarizer["content"].endswith(ANSWER)
+        assert ("note", "no further turn is left, so summarizer") in seen
+
+
+NOT_OBSERVED = ["user", "reasoner", "executor", "summarizer"]
+
+
+@pytest.mark.parametrize(
+    ("status", "domain", "options", "texts", "roles"),
+    [
+        ("done", "bfcl", {}, [THINK, CALL, ANSWER], NOT_OBSERVED),
+        ("done", "bfcl", {"max_turns": 3}, [THINK, "no call", ANSWER], NOT_OBSERVED),
+        ("done", "math", {}, [THINK, "print(1)", ANSWER], NOT_OBSERVED),
+        ("max_turns", "bfcl", {"max_turns": 2}, [THINK, ANSWER], ["user", "reasoner", "summarizer"]),
+    ],
+)
+def test_without_observation_the_summarizer_follows_the_executor(
+    model, frame, status, domain, options, texts, roles
+):
+    """As in Figs. 11 and 12."""
+    episode = play(model, frame, texts, domain=domain, observe=False, **options)
+    assert (episode.record["exit_status"], roles_of(episode)) == (status, roles)
 
 
 def test_a_turn_that_ends_on_its_last_token_is_whole(model, frame):
@@ -416,6 +445,10 @@ def refusal(capsys, argv: list[str]) -> str:
         (["--query", "?", "--tools", "nowhere.json"], "nowhere.json: cannot be read"),
         (["--query", "?", "--tools", str(ROOT / "examples/tools.json"), "--responses", "r.json"], "r.json:"),
         (["--query", "?", "--max-turns", "0"], "--max-turns"),
+        (["--query", "?", "--no-observation", "--responses", "r.json"], "got --responses"),
+        (["--query", "?", "--no-observation", "--domain", "math", "--python"], "got --python"),
+        (["--query", "?", "--prompts", "long"], "--prompts"),
+        (["--query", "?", "--prompts", "paper"], "was trained with short; leave the flag out"),
         (["--query", "?", "--temperature", "hot"], "--temperature"),
         (["--query", "?", "--top-p", "1.5"], "--top-p"),
         (["--query", "?", "--domain", "cooking"], "--domain"),
@@ -488,11 +521,38 @@ def test_a_conversation_line_by_line(monkeypatch, capsys, folders, frame):
     assert err.count("\n") == 1 and "Ctrl-D" in err
 
 
+def test_no_observation_on_the_command_line(monkeypatch, capsys, folders, frame):
+    out, _ = conversation(
+        monkeypatch, capsys, folders, frame, [THINK, CALL, ANSWER], b"Rain?", "--no-observation"
+    )
+    roles = [line.split()[0] for line in out.splitlines() if line[0] != " "]
+    assert roles == ["user", "reasoner", "executor", "summarizer"]
+
+
+def test_the_wording_is_the_adapters_and_else_the_flags(folders, tmp_path):
+    base, _ = folders
+    model = Transformer.from_pretrained(base)
+    mor.add_mor(model, mor.MoRConfig(rank=2, prompts="paper"))
+    save_adapter(model, tmp_path)
+    for adapter, flags, wanted in [
+        (str(tmp_path), [], "paper"),
+        (str(tmp_path), ["--prompts", "paper"], "paper"),
+        (str(folders[1]), [], "short"),
+        ("", [], "short"),
+        ("", ["--prompts", "paper"], "paper"),
+    ]:
+        argv = ["--query", "?", "--model", str(base), "--adapter", adapter, *flags]
+        _, frame = agent.load(agent.parse_args(argv))
+        assert frame.prompts == wanted
+        told = frame.decode(Episode(model, frame).ids)
+        assert data.role_prompts("bfcl", wanted)[0] in told
+
+
 def test_after_a_limit_a_new_conversation_begins(monkeypatch, capsys, folders, frame):
     out, err = conversation(
-        monkeypatch, capsys, folders, frame, [THINK, THINK], b"One?\nTwo?", "--max-turns", "1"
+        monkeypatch, capsys, folders, frame, [ANSWER, ANSWER], b"One?\nTwo?", "--max-turns", "1"
     )
-    assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == ["user", "reasoner"] * 2
+    assert [line.split()[0] for line in out.splitlines()] == ["user", "note", "summarizer"] * 2
     assert err.count("stopped: max_turns") == 2
 
 

@@ -76,7 +76,7 @@ def cross_entropy(model: Transformer, example: Example) -> Tensor:
 
 def algorithm_1(model: Transformer, data: list[Trajectory], plan: list, args: Namespace) -> list[dict]:
     """-> loss terms, gradient norm and learning rate of each step."""
-    parameters = list(mor.mor_parameters(model).values())
+    names, parameters = list(mor.mor_parameters(model)), list(mor.mor_parameters(model).values())
     mean = [torch.zeros_like(p) for p in parameters]
     square = [torch.zeros_like(p) for p in parameters]
     logged = []
@@ -105,9 +105,10 @@ def algorithm_1(model: Transformer, data: list[Trajectory], plan: list, args: Na
                 gradient = scale * gradients[i]
                 mean[i] = 0.9 * mean[i] + 0.1 * gradient
                 square[i] = 0.999 * square[i] + 0.001 * gradient**2
-                parameter -= lr * args.weight_decay * parameter
+                rate = lr * args.lr_ratio if ".lora_B." in names[i] else lr
+                parameter -= rate * args.weight_decay * parameter
                 parameter -= (
-                    lr * (mean[i] / (1 - 0.9**step)) / ((square[i] / (1 - 0.999**step)).sqrt() + 1e-8)
+                    rate * (mean[i] / (1 - 0.9**step)) / ((square[i] / (1 - 0.999**step)).sqrt() + 1e-8)
                 )
         terms = {"loss": loss, "ce": ce, "balance": balance, "orthogonal": orthogonal}
         logged.append({name: term.item() for name, term in terms.items()} | {"grad_norm": norm, "lr": lr})
@@ -136,6 +137,7 @@ SETTINGS = [
     ["--schedule", "linear", "--weight-decay", "0.1"],
     ["--schedule", "constant", "--warmup", "0", "--weight-decay", "0.1"],
     ["--schedule", "cosine", "--seed", "3", "--grad-accum", "3", "--gradient-checkpointing"],
+    ["--lr-ratio", "4", "--weight-decay", "0.1"],
 ]
 
 
@@ -147,8 +149,7 @@ def test_training_is_algorithm_1(settings, tmp_path):
     assert len(plan) >= 3
     model, twin, output = for_training(adapted()), adapted(), Kept()
     model.gradient_checkpointing = args.gradient_checkpointing  # as train.main does
-    parameters = mor.mor_parameters(model).values()
-    optimizer = torch.optim.AdamW(parameters, weight_decay=args.weight_decay, fused=True)
+    optimizer = train.make_optimizer(mor.mor_parameters(model), args)
     train.train(model, data, plan, optimizer, output, 0, args, Processes())
     wanted = algorithm_1(twin, data, plan, args)
     for record, line in zip(output.records, wanted, strict=True):

@@ -254,7 +254,7 @@ def test_math_runs_the_code(play, tmp_path):
     texts = [
         [ACT, "x = 1", ACT, "x / 2", STOP, r"Not \boxed{7}, it is \boxed{0.5}."],
         [STOP, r"It is \boxed{3}."],
-        [ACT, "1 / 0"] * 5,
+        [ACT, "1 / 0"] * 4 + [ACT, "I give up."],
     ]
     path = write_lines(tmp_path / "math_test.jsonl", *rows)
     (_, *lines), printed = play("math", path, texts, "--unsafe-python")
@@ -265,7 +265,7 @@ def test_math_runs_the_code(play, tmp_path):
     for line in lines:
         turns = line["record"]["trajectory"]
         observed.append([turn["content"] for turn in turns if turn["role"] == "observation"])
-    assert observed == [["<empty_execution>", "0.5"], [], ["ZeroDivisionError: division by zero"] * 5]
+    assert observed == [["<empty_execution>", "0.5"], [], ["ZeroDivisionError: division by zero"] * 4]
     assert lines[2]["record"]["exit_status"] == "max_turns"
     names = [row.split("  ")[0] for row in printed.splitlines()[1:]]
     assert names == ["problems", "MATH", "Level 1", "Level 5", "Algebra", "Geometry"]
@@ -446,6 +446,8 @@ def test_the_base_alone_is_an_adapter_before_training(folders, tmp_path):
     path = write_bfcl(tmp_path / "bfcl")
     alone, zero = tmp_path / "alone.jsonl", tmp_path / "zero.jsonl"
     assert command(*random_run(folders, path, alone, "bfcl", "--adapter", "")) == 0
+    paper = random_run(folders, path, alone, "bfcl", "--adapter", "", "--prompts", "paper")
+    assert command(*paper) == 2, "the wording is in the header: no file has answers in both"
     assert command(*random_run((folders[0], folders[1].with_name("zero")), path, zero)) == 0
     (a, *lines), (b, *others) = map(lines_of, (alone, zero))
     assert lines == others and a["header"].pop("adapter") == "none" != b["header"].pop("adapter") and a == b

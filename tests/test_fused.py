@@ -18,7 +18,7 @@ FUSED = MoRFunction.apply
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_equals_the_plain_layer(sizes, loras, active, shared_gate, bias):
     """h, f, P, and what a gradient of h and one of P make of every gradient."""
-    config = MoRConfig(rank=3, loras=loras, active=active, shared_gate=shared_gate)
+    config = MoRConfig(rank=3, loras=loras, active=active, shared_gate=shared_gate, scale=0.7)
     layer = random_layer(config)
     if not bias:
         layer.base.bias = None

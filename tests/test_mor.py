@@ -34,6 +34,10 @@ SHAPES = [  # loras, active
     ((5, 4, 3), (5, 4, 3)),  # K = E: all
     ((4, 3, 2), (2, 2, 2)),  # K = 1
     ((3, 2, 5), (1, 2, 3)),  # K = 0 for the first role: its shared LoRA alone
+    ((1, 0, 0), (1, 0, 0)),  # plain LoRA
+    ((1, 1, 1), (1, 1, 1)),  # roles without router
+    ((6, 0, 0), (4, 0, 0)),  # router without roles
+    ((3, 0, 1), (2, 0, 1)),  # the executor uses the reasoner's, the summarizer has one of its own
 ]
 
 
@@ -60,9 +64,17 @@ def top_k(probs: list[Tensor], layer: MoRLinear, role: str) -> list[int]:
     return sorted(range(len(probs)), key=lambda i: -probs[i].item())[:k]
 
 
+def owners(roles: list[str], layer: MoRLinear) -> list[str]:
+    """Whose LoRAs a token of each of the roles meets: those of the role before where it has none."""
+    found = {"reasoner": "reasoner"}
+    for before, role in (("reasoner", "executor"), ("executor", "summarizer")):
+        found[role] = role if layer.config.loras[ROLES.index(role)] else found[before]
+    return [found[role] for role in roles]
+
+
 def naive_layer(x: Tensor, roles: list[str], layer: MoRLinear) -> Tensor:
     rows = []
-    for u, role in zip(x, roles, strict=True):
+    for u, role in zip(x, owners(roles, layer), strict=True):
         A, B = layer.lora_A[role], layer.lora_B[role]
         probs = probabilities(u, layer, role)
         chosen = top_k(probs, layer, role)
@@ -73,14 +85,14 @@ def naive_layer(x: Tensor, roles: list[str], layer: MoRLinear) -> Tensor:
         for i in chosen:
             weight = probs[i] / sum(probs[j] for j in chosen)
             delta = delta + weight * (B[1 + i].T @ (A[1 + i] @ u))
-        rows.append(h0 + delta)
+        rows.append(h0 + layer.config.scale * delta)
     return torch.stack(rows)
 
 
 def naive_balance(x: Tensor, roles: list[str], layer: MoRLinear) -> Tensor:
     total = torch.zeros((), dtype=x.dtype)
-    for role in ROLES:
-        tokens = [u for u, r in zip(x, roles, strict=True) if r == role]
+    for role in layer.lora_A:
+        tokens = [u for u, r in zip(x, owners(roles, layer), strict=True) if r == role]
         E = len(layer.lora_A[role]) - 1
         for i in range(E):
             f, P = 0.0, 0.0
@@ -96,7 +108,7 @@ def naive_orthogonal(layers: list[MoRLinear], form: str) -> Tensor:
     """With the factors in the shapes that the paper prints, B [in, rank] first and A [rank, out] second."""
     total = torch.zeros((), dtype=torch.float64)
     for layer in layers:
-        for role in ROLES:
+        for role in layer.lora_A:
             B, A = [a.T for a in layer.lora_A[role]], list(layer.lora_B[role])
             for i in range(1, len(A)):
                 for j in range(i + 1, len(A)):
@@ -156,7 +168,8 @@ def adapted(seed: int = 0, config: MoRConfig | None = None) -> Transformer:
 @pytest.mark.parametrize(("loras", "active"), SHAPES)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_layer_equals_the_loop_over_tokens_and_loras(sizes, loras, active, shared_gate):
-    layer = random_layer(MoRConfig(rank=3, loras=loras, active=active, shared_gate=shared_gate))
+    config = MoRConfig(rank=3, loras=loras, active=active, shared_gate=shared_gate, scale=0.7)
+    layer = random_layer(config)
     x = torch.randn(sum(sizes), 12, dtype=torch.float64, requires_grad=True)
     got, wanted = layer(x, RoleRows(sizes)), naive_layer(x, role_list(sizes), layer)
     torch.testing.assert_close(got, wanted)
@@ -164,6 +177,44 @@ def test_layer_equals_the_loop_over_tokens_and_loras(sizes, loras, active, share
     torch.testing.assert_close(
         gradients((got * upstream).sum(), x, layer), gradients((wanted * upstream).sum(), x, layer)
     )
+
+
+def naive_lora(x: Tensor, layer: MoRLinear) -> Tensor:
+    """Hu et al. 2021: W0 x + s B A x, whatever the role."""
+    A, B = layer.lora_A["reasoner"][0], layer.lora_B["reasoner"][0].T  # [rank, in], [out, rank]
+    return x @ layer.base.weight.T + layer.base.bias + layer.config.scale * (x @ A.T) @ B.T
+
+
+def test_one_lora_for_all_roles_is_plain_lora(form):
+    layer = random_layer(MoRConfig(rank=5, loras=(1, 0, 0), active=(1, 0, 0), scale=2 / 5), form=form)
+    x = torch.randn(9, 12, dtype=torch.float64, requires_grad=True)
+    got, wanted = layer(x, RoleRows([4, 2, 3])), naive_lora(x, layer)
+    torch.testing.assert_close(got, wanted)
+    upstream = torch.randn_like(got)
+    torch.testing.assert_close(
+        gradients((got * upstream).sum(), x, layer), gradients((wanted * upstream).sum(), x, layer)
+    )
+    assert mor.router_load(layer) == {}
+    assert mor.balance_loss(layer) == mor.orthogonal_loss(layer) == fused.orthogonal_loss(layer) == 0
+
+
+def test_a_router_without_roles_is_the_reasoners_group_for_every_token(form):
+    layer = random_layer(MoRConfig(rank=2, loras=(6, 0, 0), active=(4, 0, 0)), form=form)
+    x = torch.randn(9, 12, dtype=torch.float64)
+    mixed, balance = layer(x, RoleRows([4, 2, 3])), mor.balance_loss(layer)
+    assert torch.equal(mixed, layer(x, RoleRows([9, 0, 0])))
+    assert torch.equal(balance, mor.balance_loss(layer))
+    assert list(mor.router_load(layer)) == ["reasoner"] and set(layer.lora_A) == {"reasoner"}
+
+
+def test_groups_say_whose_loras_each_role_uses():
+    def groups(*loras: int) -> dict[str, list[int]]:
+        return MoRConfig(loras=loras, active=tuple(min(n, 1) for n in loras)).groups
+
+    assert groups(5, 5, 4) == {"reasoner": [0], "executor": [1], "summarizer": [2]}
+    assert groups(1, 0, 0) == {"reasoner": [0, 1, 2]}
+    assert groups(3, 0, 1) == {"reasoner": [0, 1], "summarizer": [2]}
+    assert groups(2, 2, 0) == {"reasoner": [0], "executor": [1, 2]}
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -376,7 +427,8 @@ def test_orthogonal_loss_equals_the_products_of_the_printed_shapes(reading, lora
     x = torch.zeros((), dtype=torch.float64, requires_grad=True)
     got, wanted = loss(layers), naive_orthogonal(list(layers), reading)
     torch.testing.assert_close(got.double(), wanted)
-    torch.testing.assert_close(gradients(got, x, layers), gradients(wanted, x, layers))
+    if wanted.requires_grad:  # not without routed LoRAs
+        torch.testing.assert_close(gradients(got, x, layers), gradients(wanted, x, layers))
     assert torch.equal(got, loss(layers, config))
 
 
@@ -470,14 +522,41 @@ COUNTS = [  # base model, its size, LoRAs in total, trained without and with sha
 ]
 
 
+def on_meta(name: str) -> Transformer:
+    """The base model of that name, without weights."""
+    with torch.device("meta"):
+        return Transformer(ModelConfig.from_file(CONFIGS / name))
+
+
 @pytest.mark.parametrize(("name", "size", "loras", "without", "with_gate", "paper"), COUNTS)
 def test_parameter_counts_of_the_paper(name, size, loras, without, with_gate, paper):
     for shared_gate, wanted in ((False, without), (True, with_gate)):
-        with torch.device("meta"):
-            model = Transformer(ModelConfig.from_file(CONFIGS / name))
+        model = on_meta(name)
         config = MoRConfig(loras=loras, active=tuple(n - 1 for n in loras), shared_gate=shared_gate)
         mor.add_mor(model, config)
         trained, frozen = mor.count_parameters(model)
         assert trained == wanted
         assert f"{frozen / 1e9:.2f}" == size
         assert paper is None or f"{trained / 1e9:.2f}" == paper
+
+
+LORA, ROLES_ALONE, ROUTER_ALONE = (1, 0, 0), (1, 1, 1), (14, 0, 0)
+EQUAL = [  # base model, loras, rank, trained: as near to MoR's number above as a rank comes (docs/methods.md)
+    ("Llama-3.2-1B-Instruct", LORA, 229, 161_333_248),
+    ("Llama-3.2-1B-Instruct", LORA, 64, 45_088_768),  # as many as MoR uses for a token
+    ("Llama-3.2-1B-Instruct", LORA, 180, 126_812_160),  # Table 5: 4/4/3, 6/6/5, 7/7/6
+    ("Llama-3.2-1B-Instruct", LORA, 279, 196_558_848),
+    ("Llama-3.2-1B-Instruct", LORA, 328, 231_079_936),
+    ("Llama-3.2-1B-Instruct", ROLES_ALONE, 76, 160_628_736),
+    ("Llama-3.2-1B-Instruct", ROUTER_ALONE, 16, 162_070_528),
+    ("Phi-3.5-mini-instruct", LORA, 228, 358_612_992),
+    ("Qwen2.5-Coder-1.5B", LORA, 229, 264_276_992),
+    ("openPangu-Embedded-1B", LORA, 229, 201_197_568),
+]
+
+
+@pytest.mark.parametrize(("name", "loras", "rank", "wanted"), EQUAL)
+def test_parameter_counts_of_equal_size(name, loras, rank, wanted):
+    model, active = on_meta(name), tuple(min(n, 4) for n in loras)
+    mor.add_mor(model, MoRConfig(rank=rank, loras=loras, active=active))
+    assert mor.count_parameters(model)[0] == wanted

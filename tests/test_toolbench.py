@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from turns import converted, refused
 
-from cli import UserError
+import data
+import pipeline
+from cli import UserError, run
 from sources.catalogue import SOURCES
 from sources.rows import Refused
-from sources.toolbench import SEARCH_PROMPT
+from sources.toolbench import SEARCH_PROMPT, gave_up
 
 REAL = Path(__file__).parents[2] / "shared/data/toolbench"
 SEARCH = SEARCH_PROMPT + ", all previous trails failed."
@@ -277,9 +279,23 @@ def test_cot_run():
     assert converted("toolbench-trees", row)["trajectory"] == TURNS
 
 
+LEFT = step("It failed.", "Finish", UP, '{"response":"chose to give up and restart"}', code=4)
+LATER = step("", "sky_for_weather", '{"city": "Bali", "day": 1}', " rain\n", LEFT)
+GAVE_UP_TREE = {
+    "win": False,
+    "tree": {
+        "tree": node(
+            "Action Input",
+            "",
+            step("Ask for Bali.", "sky_for_weather", '{"city": "Bali"}', FAILED, LATER, LEFT),
+        )
+    },
+    "answer_generation": TREE["answer_generation"] | {"finish_type": "give_up", "final_answer": UP},
+}
+
 TREE_REFUSALS = [
-    ("gave up", put("answer_generation.finish_type", "give_up")),
-    ("gave up", put("answer_generation.final_answer", UP)),
+    ("gave up", lambda row: row.update(GAVE_UP_TREE)),
+    ("no path to the final answer", put("answer_generation.final_answer", UP)),
     ("no final answer", put("win", False)),
     ("no final answer", put("answer_generation.valid_data", False)),
     ("no final answer", put("answer_generation.final_answer", None)),
@@ -397,6 +413,45 @@ def test_conversation_refused(reason, row):
     assert refused("toolbench-conversations", row) == reason
 
 
+# ---- giving up ----
+
+ENDS = {
+    "toolbench-messages": put("chains.8", call("Finish", UP, "It failed.")),
+    "toolbench-trees": lambda row: row.update(GAVE_UP_TREE),
+    "toolbench-conversations": put(
+        "conversations.7.value", f"\nThought: It failed.\nAction: Finish\nAction Input: {UP}"
+    ),
+}
+ROWS = {"toolbench-messages": ROW, "toolbench-trees": TREE, "toolbench-conversations": talk(TALK)}
+
+
+@pytest.mark.parametrize("source", ENDS)
+def test_a_run_that_gave_up_is_kept_if_asked_for(source):
+    """The thought is the reasoner's, who names the summarizer; that says the phrase of ToolBench's prompt."""
+    row = copy.deepcopy(ROWS[source])
+    ENDS[source](row)
+    assert refused(source, row) == "gave up"
+    record = SOURCES[source].convert(row, "keep")
+    assert record["trajectory"][-2:] == [
+        {"role": "reasoner", "content": "It failed.", "next": "summarizer"},
+        {"role": "summarizer", "content": "I give up and restart."},
+    ]
+    calls = [turn["calls"] for turn in record["trajectory"] if "calls" in turn]
+    assert calls == [turn["calls"] for turn in TURNS if "calls" in turn], "of the first path that gave up"
+    answered = SOURCES[source].convert(copy.deepcopy(ROWS[source]), "keep")
+    assert answered == converted(source, ROWS[source])
+
+
+def test_give_ups_on_the_command_line(tmp_path):
+    row = copy.deepcopy(ROW)
+    ENDS["toolbench-messages"](row)
+    (tmp_path / "rows.json").write_text(json.dumps([ROW, row]))
+    for flags, count in (([], 1), (["--give-ups", "refuse"], 1), (["--give-ups", "keep"], 2)):
+        argv = ["convert", "--source", "toolbench-messages", "--output", str(tmp_path / "out.jsonl")]
+        assert run(pipeline.main, [*argv, *flags, str(tmp_path / "rows.json")]) == 0
+        assert len(data.read_records(tmp_path / "out.jsonl")) == count
+
+
 # ---- real samples ----
 
 
@@ -422,12 +477,12 @@ def kept(record: dict) -> list[str]:
     return parts
 
 
-def trial(source: str, path: Path) -> list[tuple[dict, dict]]:
+def trial(source: str, path: Path, give_ups: str = "refuse") -> list[tuple[dict, dict]]:
     """The rows of a file that become a record, each with it."""
     pairs = []
     for row in SOURCES[source].read(path):
         try:
-            pairs += [(row, converted(source, row))]
+            pairs += [(row, SOURCES[source].convert(row, give_ups))]
         except Refused:
             continue
     return pairs
@@ -452,3 +507,22 @@ def test_real_samples_keep_every_word():
         assert [t.get("calls") for t in record["trajectory"]] == [t.get("calls") for t in other["trajectory"]]
         assert record["tools"] == other["tools"]
     assert rows and trees and len(talks) == len(told) == len(trees)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs the ToolBench samples beside the repository")
+def test_real_samples_that_gave_up():
+    """ToolBench drew one of a tree's paths for its conversations; ours, the first, is it in three of four."""
+    names = ("answer_trees", "toolllama_conversations_derived.json", "train_messages_0830_reduced.json")
+    sources = ("toolbench-trees", "toolbench-conversations", "toolbench-messages")
+    runs = []
+    for source, name in zip(sources, names, strict=True):
+        records = [record for _, record in trial(source, REAL / name, "keep")]
+        runs.append([record for record in records if gave_up(record)])
+    trees, talks, later = runs
+    assert (len(trees), len(talks), len(later)) == (4, 4, 6)
+    told = {record["trajectory"][0]["content"]: record["trajectory"] for record in talks}
+    same = 0
+    for tree in trees:
+        other = told[tree["trajectory"][0]["content"]]
+        same += [turn.get("calls") for turn in tree["trajectory"]] == [turn.get("calls") for turn in other]
+    assert same == 3

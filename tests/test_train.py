@@ -26,7 +26,7 @@ import data
 import mor
 import train
 from cli import run
-from engine import devices, loss, runs
+from engine import dataset, devices, loss, runs
 from engine.adapter import load_adapter
 from engine.fused import MoRFunction
 from formats.frames import load_frame
@@ -371,6 +371,8 @@ def test_defaults_are_the_papers_with_a_model_and_the_quick_runs_without():
     assert (paper.warmup, paper.schedule, paper.weight_decay) == (0.03, "cosine", 0.0)
     assert arguments("--loras", "6,6,5").active == (5, 5, 4)  # section 4.4: one of each role's is inactive
     assert arguments("--loras", "6,6,5", "--active", "2,3,4").active == (2, 3, 4)
+    assert arguments("--loras", "1,0,2").active == (1, 0, 1)
+    assert (paper.scale, paper.lr_ratio, paper.samples, paper.only_role) == (1, 1, 0, None)
     assert quick.quick and quick.model == str(ROOT / "tiny")
     assert all(getattr(quick, name) == value for name, value in train.QUICK_RUN.items())
     assert train.parse_args(["--data", "x.jsonl", "--lr", "0.5"]).lr == 0.5
@@ -401,6 +403,39 @@ def test_the_command_passes_on_its_settings(base, sample, tmp_path, monkeypatch)
     for group in optimizer.param_groups:
         assert (group["weight_decay"], group["betas"], group["eps"]) == (0.3, (0.9, 0.999), 1e-8)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(mor.mor_parameters(model))
+
+
+# ---- what is trained ----
+
+
+def chosen(base: Path, sample: Path, *flags: object) -> dataset.Trajectories:
+    args = train.parse_args([str(a) for a in ("--data", sample, "--model", base, "--cache", "", *flags)])
+    return train.load_trajectories(load_frame(base), 900, args, devices.Processes())
+
+
+def test_samples_are_drawn_by_the_seed_and_fewer_are_among_more(base, sample):
+    def drawn(*flags: object) -> list[int]:
+        return chosen(base, sample, *flags).digests.tolist()
+
+    everything, five, three = drawn(), drawn("--samples", 5), drawn("--samples", 3)
+    assert len(five) == 5 and set(three) < set(five) < set(everything)
+    assert [digest for digest in everything if digest in five] == five  # in the order of the file
+    assert five == drawn("--samples", 5) != drawn("--samples", 5, "--seed", 1)
+
+
+@pytest.mark.parametrize("role", mor.ROLES)
+def test_only_the_role_asked_for_is_trained(base, sample, role):
+    """A third of the records has no executor turn: those are left out."""
+    got, whole = chosen(base, sample, "--only-role", role), chosen(base, sample)
+    assert len(got) == (6 if role == "executor" else 8)
+    number = mor.ROLES.index(role)
+    theirs = [whole[i].example for i in range(8) if number in whole[i].example.role_ids[3:]]
+    theirs = [e for e in theirs if (e.labels[e.role_ids == number] != -100).any()]
+    for i, example in enumerate(theirs):
+        labels = example.labels.copy()
+        labels[example.role_ids != number] = -100
+        assert got[i].example.labels.tolist() == labels.tolist()
+        assert got[i].supervised == (labels[1:] != -100).sum()
 
 
 # ---- killed, interrupted, resumed, shared out ----
@@ -503,7 +538,11 @@ def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys)
         (["--rank", "0"], "--rank"),
         (["--epochs", "0"], "--epochs"),
         (["--loras", "5,5"], "5,5,4"),
-        (["--loras", "1,5,4"], "loras"),
+        (["--loras", "0,5,4"], "loras"),
+        (["--active", "2,2,0"], "active"),
+        (["--scale", "0"], "--scale"),
+        (["--samples", "9"], "--samples: got 9"),
+        (["--only-role", "user"], "--only-role"),
         (["--active", "6,4,3"], "active"),
         (["--targets", "w_proj"], "w_proj"),
         (["--targets", ""], "targets"),
