@@ -64,7 +64,7 @@ def fault_of(call, *args) -> str:
 
 def test_a_trajectory_may_be_as_long_as_allowed(sample):
     """No longer: that one is left out, or refused."""
-    rendered, said = dataset.render_file(sample, TINY), []
+    rendered, said = dataset.render_file(sample, FRAME), []
     longest = int(rendered.lengths[0])
     kept = dataset.fitting(rendered, sample, longest, "skip", said.append)
     assert kept.tolist() == [i for i, length in enumerate(rendered.lengths) if length <= longest]
