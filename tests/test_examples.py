@@ -81,7 +81,7 @@ def test_the_figures_are_shown(prompts, told, capsys):
 def test_the_wording_is_saved_with_the_adapter(tmp_path, capsys):
     """What train.py was told; agent.py and evaluate.py refuse another."""
     figures, adapter = str(ROOT / "examples/figures.jsonl"), str(tmp_path / "run")
-    small = ["--model", str(ROOT / "tiny"), "--steps", "1", "--rank", "2", "--cache", ""]
+    small = ["--model", str(ROOT / "tiny"), "--steps", "1", "--grad-accum", "1", "--rank", "2", "--cache", ""]
     assert run(main, ["--data", figures, *small, "--prompts", "paper", "--output", adapter]) == 0
     assert read_object(tmp_path / "run/adapter_config.json", "a config")["prompts"] == "paper"
     capsys.readouterr()

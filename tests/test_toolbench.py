@@ -450,6 +450,9 @@ def test_give_ups_on_the_command_line(tmp_path):
         argv = ["convert", "--source", "toolbench-messages", "--output", str(tmp_path / "out.jsonl")]
         assert run(pipeline.main, [*argv, *flags, str(tmp_path / "rows.json")]) == 0
         assert len(data.read_records(tmp_path / "out.jsonl")) == count
+    no_models = ["--model", "", "--judge-model", "", "--output", str(tmp_path / "made"), "--give-ups", "keep"]
+    assert run(pipeline.main, ["run", f"toolbench-messages={tmp_path / 'rows.json'}", *no_models]) == 2
+    assert len(data.read_records(tmp_path / "made" / pipeline.CONVERTED)) == 2, "texts are missing, but here"
 
 
 # ---- real samples ----

@@ -293,7 +293,7 @@ def overfitted(base, tmp_path_factory) -> tuple[Transformer, Path]:
     folder, models, real = tmp_path_factory.mktemp("overfitted"), [], Transformer.from_pretrained
     records = write_lines(folder / "one.jsonl", [make_record(0)])
     argv = ["--data", records, "--model", base, "--eval-data", records, "--output", folder / "run"]
-    argv += ["--rank", 8, "--lr", 0.01, "--steps", 80, "--grad-accum", 1, "--device", "cpu"]
+    argv += ["--rank", 8, "--lr", 0.02, "--steps", 80, "--grad-accum", 1, "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             train.Transformer, "from_pretrained", lambda *args: models.append(real(*args)) or models[-1]
