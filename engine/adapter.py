@@ -13,11 +13,12 @@ from safetensors.torch import save
 from torch import nn
 
 from cli import UserError, read_object, write_whole
+from engine.dora import layer_class
 from mor import MoRConfig, mor_layers, mor_parameters, replace_linears
 
 CONFIG, WEIGHTS, VERSION = "adapter_config.json", "adapter_model.safetensors", 1
 # Not in the adapters of older code, which had no other.
-ADDED_LATER = {"scale": 1.0, "frame": "", "prompts": "short"}
+ADDED_LATER = {"scale": 1.0, "dora": False, "frame": "", "prompts": "short"}
 BASE_FIELDS = (  # of the base model's config: an adapter fits no other shape
     *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
@@ -51,7 +52,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> MoRConfig:
         with safe_open(path, framework="pt") as file:
             if _copy_of_config(file) != json.loads(_config_text(config, model)):
                 raise UserError(f"{path}: not of one save with the {CONFIG} beside it; wanted both of one")
-            replace_linears(model, config)
+            replace_linears(model, config, layer_class(config))
             _fill(mor_parameters(model), file, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); wanted a whole safetensors file") from None

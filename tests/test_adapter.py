@@ -23,6 +23,7 @@ from mor import ROLES, MoRConfig
         dict(shared_gate=True, orthogonal="printed", targets=("o_proj",)),
         dict(loras=(1, 0, 0), active=(1, 0, 0), scale=0.5),
         dict(loras=(3, 0, 1), active=(2, 0, 1)),
+        dict(loras=(1, 0, 0), active=(1, 0, 0), dora=True),
     ],
 )
 def test_saved_and_loaded_is_the_same_bit_for_bit(tmp_path, options):
@@ -56,6 +57,7 @@ def test_names_and_fields_of_the_files(tmp_path):
         "shared_gate": False,
         "orthogonal": "directions",
         "scale": 1.0,
+        "dora": False,
         "frame": "",
         "prompts": "short",
         "target_modules": ["q_proj"],
@@ -216,9 +218,10 @@ def test_config_reports_all_faults_at_once():
             targets=("lm_head",),
             shared_gate=None,
             scale=0.0,
+            dora=True,
             orthogonal="",
         )
-    names = ("rank", "loras", "active", "targets", "shared_gate", "scale", "orthogonal")
+    names = ("rank", "loras", "active", "targets", "shared_gate", "scale", "dora", "orthogonal")
     assert [fault.split()[0] for fault in str(error.value).split("; ")] == list(names)
     assert MoRConfig(loras=[2, 3, 4], active=[1, 1, 4]).loras == (2, 3, 4)
 
