@@ -47,6 +47,7 @@ FAMILIES = {
     "PanguEmbedded": Family(
         "<s>", "[unused9]{}：", "[unused10]", (), {"system": "系统", "user": "用户", "observation": "工具"}),
 }  # fmt: skip
+TRAINED_WITH = "moragent"  # the key of config.json that says it: see engine/full.py
 WANTED = "a JSON object, as in the folder of a Hugging Face model; fetch it again"
 SPECIAL = re.compile(r"(<\|\w+\|>|<s>|\[unused\d+\])")  # the special tokens above
 
@@ -95,13 +96,18 @@ class Frame:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
-def load_frame(folder: str | Path, name: str = "", prompts: str = "short") -> Frame:
+def load_frame(folder: str | Path, name: str = "", prompts: str = "") -> Frame:
     """Read a model folder's frame from config.json and tokenizer.json. Raises UserError for what is wrong.
 
-    name: that of a family; "": the model's own.
+    name: that of a family; "": the model's own. prompts: "": "short". A model that was trained here as a
+    whole goes on with what it was trained with.
     """
     path = Path(folder) / "tokenizer.json"
     config = read_object(path.with_name("config.json"), WANTED)
+    trained_with = config.get(TRAINED_WITH)
+    if isinstance(trained_with, dict):
+        name = name or str(trained_with.get("frame"))
+        prompts = prompts or str(trained_with.get("prompts"))
     kind, size = name or str(config.get("model_type")), config.get("vocab_size")
     if kind not in FAMILIES:
         raise UserError(f"{folder}/config.json: model_type: got {kind}, wanted one of {', '.join(FAMILIES)}")
@@ -134,7 +140,7 @@ def load_frame(folder: str | Path, name: str = "", prompts: str = "short") -> Fr
     return Frame(
         folder=Path(folder),
         name=kind,
-        prompts=prompts,
+        prompts=prompts or "short",
         tokenizer=tokenizer,
         begin=ids(family.begin + header("system")),
         headers={role: ids(family.between + header(role)) for role in ("user", "observation", *ROLES)},
