@@ -22,7 +22,6 @@ import torch
 import data
 from cli import layout
 from engine.heldout import count_turns, retrace, share, spread, write_turns
-from engine.loss import token_losses
 from evaluation.tables import column_cells, reasons_not_run, wilson
 from formats.frames import Frame
 from model import Transformer
@@ -71,12 +70,11 @@ def play(model: Transformer, frame: Frame, args: Namespace, i: int, question: tu
         line["reason"] = f"not run: longer than the model's {positions} positions"
         nothing = {"sums": [[0.0] * 4] * len(ROLES), "turns": []}
         return lambda speak: line | nothing
-    with torch.no_grad():
-        sums = token_losses(model, [example])[1].tolist()
     retraced = retrace(model, record, frame)
 
     def perform(speak: Callable) -> dict:
-        return line | {"sums": sums, "turns": write_turns(model, retraced, frame, speak, every=True)}
+        turns = write_turns(model, retraced, frame, speak, every=True)
+        return line | {"sums": retraced.sums.tolist(), "turns": turns}
 
     return perform
 
