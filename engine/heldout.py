@@ -187,13 +187,13 @@ def go_on(
 # ---- counting: which turns are right ----
 
 
-def count_turns(record: dict, written: list[dict]) -> Counter:
-    """How many turns of write_turns are right; one without an end is not.
+def verdicts(record: dict, written: list[dict]) -> dict[str, list[bool]]:
+    """Which turns of write_turns are right, in their order; one without an end is not.
 
-    exact: the calls are those of the reference, in any order. exact_own: also after the reasoner's own words,
-    which must name the executor.
+    next_role: of reasoners. exact: of executors, the calls are those of the reference, in any order.
+    exact_own: of executors again, also after the reasoner's own words, which must name the executor.
     """
-    turns, counts = record["trajectory"], Counter()
+    turns, found = record["trajectory"], {"next_role": [], "exact": [], "exact_own": []}
     references = {line["turn"]: line["reference"] for line in written}
 
     def exact(text: str, i: int) -> bool:
@@ -204,13 +204,20 @@ def count_turns(record: dict, written: list[dict]) -> Counter:
     for line in written:
         i, text = line["turn"], line["text"] if line["ended"] else ""
         if "calls" in turns[i]:
-            counts["executor_turns"] += 1
-            counts["exact"] += exact(text, i)
+            found["exact"].append(exact(text, i))
         elif line["role"] == "reasoner":
             _, named = data.parse_next(text)
-            counts["reasoner_turns"] += 1
-            counts["next_role"] += named == turns[i]["next"]
-            counts["exact_own"] += "own" in line and exact(line["own"], i + 1)
+            found["next_role"].append(named == turns[i]["next"])
+            if "calls" in turns[i + 1]:
+                found["exact_own"].append("own" in line and exact(line["own"], i + 1))
+    return found
+
+
+def count_turns(record: dict, written: list[dict]) -> Counter:
+    """How many turns of write_turns are right, and how many there are."""
+    found = verdicts(record, written)
+    counts = Counter({name: sum(right) for name, right in found.items()})
+    counts.update(executor_turns=len(found["exact"]), reasoner_turns=len(found["next_role"]))
     return counts
 
 
