@@ -52,6 +52,7 @@ from engine.dora import layer_class
 from engine.full import Masters
 from engine.fused import for_training, orthogonal_loss
 from engine.heldout import evaluate, per_role, table
+from engine.inference import for_inference
 from engine.loss import token_losses
 from engine.runs import Output, check_output, settings_of
 from formats.checkpoint import ModelConfig, checkpoint_folder
@@ -437,14 +438,17 @@ def main(argv: list[str] | None = None) -> None:
     model = Transformer.from_pretrained(folder, dtype, device)
     output = Output(args.output, settings_of(args, trajectories, model), frame, processes.rank == 0)
 
-    def evaluate_all(step: int) -> None:
+    def evaluate_all(model: Transformer, step: int) -> None:
         for name, of_set in held_out.items():
             processes.say(f"evaluating after step {step}: {name}")
             output.log({"step": step, "set": name, "eval": evaluate(model, of_set, frame, args, processes)})
 
     if not args.resume:
         output.start(args)
-        evaluate_all(0)  # of the base alone, as fast as it is: an adapter that starts at zero changes nothing
+        if held_out:  # the base alone is as good: an adapter that starts at zero changes nothing
+            evaluate_all(for_inference(model), 0)
+            del model  # which can no longer be trained
+            model = Transformer.from_pretrained(folder, dtype, device)
     if args.method == "full":
         model.arrange_rows = lambda role_ids: None  # plain linears want no order of rows
     else:
@@ -466,8 +470,8 @@ def main(argv: list[str] | None = None) -> None:
         f"steps {step + 1} to {len(plan)} of up to {args.grad_accum} x {args.tokens_per_batch:,} tokens"
     )
     train(model, masters, trajectories, plan, optimizer, output, step, args, processes)
-    evaluate_all(len(plan))
     if held_out:
+        evaluate_all(for_inference(model), len(plan))
         processes.say(table(output.evaluations()))
     how = f"--model {args.output} --adapter ''" if args.method == "full" else f"--adapter {args.output}"
     processes.say(f"saved in {args.output}; use it by {how}")

@@ -75,6 +75,11 @@ def token_losses(model: Transformer, examples: list[Example]) -> tuple[Tensor, T
     here = (labels >= 0).nonzero().squeeze(1)  # [S]
     states = model.hidden_states(batch.input_ids.to(device), role_ids, batch.lengths, rows=here)
     nll, losses, hits = HeadCrossEntropy.apply(states, model.lm_head.weight, labels[here])
-    columns = torch.stack((losses, hits, torch.ones_like(losses)), dim=1).double()  # [S, 3]
+    return nll, sums_by_role(losses, hits, role_ids, here)
+
+
+def sums_by_role(losses: Tensor, hits: Tensor, role_ids: Tensor, here: Tensor) -> Tensor:
+    """What token_losses returns per role. losses and hits [S] of the positions `here`, role_ids [T]."""
+    columns = torch.stack((losses.detach(), hits, torch.ones_like(losses)), dim=1).double()  # [S, 3]
     sums = F.one_hot(role_ids[here + 1], len(ROLES)).double().T @ columns
-    return nll, torch.cat((sums, role_ids.bincount(minlength=len(ROLES))[:, None]), dim=1)
+    return torch.cat((sums, role_ids.bincount(minlength=len(ROLES))[:, None]), dim=1)

@@ -261,6 +261,12 @@ def judge(line: dict) -> dict:
     return {"answer": answer, "valid": False, "reason": reason}
 
 
+def parts(line: dict) -> dict:
+    """What a problem adds to the rows of compare.py: the verdict, to file, level and subject."""
+    names = [line[key] for key in ("category", "level", "type") if line[key]]
+    return {name: [(line["valid"], 1)] for name in names}
+
+
 def table(header: dict, lines: list[dict]) -> str:
     """A row for each file, each level and each subject, with the paper's figures for the file."""
     rows = [["problems", "n", "right", "95 % interval", *paper_cells(header)]]

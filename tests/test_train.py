@@ -290,7 +290,7 @@ def test_metrics_have_the_fields_of_the_contract(finished, base):
 
 @pytest.fixture(scope="module")
 def overfitted(base, tmp_path_factory) -> tuple[Transformer, Path]:
-    """A model trained until it writes a trajectory right, and the output folder."""
+    """A model trained until it writes a trajectory right, in the form for training; the output folder."""
     folder, models, real = tmp_path_factory.mktemp("overfitted"), [], Transformer.from_pretrained
     records = write_lines(folder / "one.jsonl", [make_record(0)])
     argv = ["--data", records, "--model", base, "--eval-data", records, "--output", folder / "run"]
@@ -299,6 +299,7 @@ def overfitted(base, tmp_path_factory) -> tuple[Transformer, Path]:
         patch.setattr(
             train.Transformer, "from_pretrained", lambda *args: models.append(real(*args)) or models[-1]
         )
+        patch.setattr(train, "for_inference", lambda model: model)
         assert train_in_process(*argv) == 0
     return models[-1].eval(), folder / "run"
 
