@@ -327,8 +327,9 @@ def load(args: Namespace) -> tuple[Transformer, Frame]:
     device = choose_device(args.device)
     frame = load_frame(folder)
     model = Transformer.from_pretrained(folder, choose_dtype(args.dtype, device), device)
-    if args.adapter:
-        load_adapter(model, args.adapter)
+    if args.adapter:  # trained with a frame and prompts, which it goes on with
+        config = load_adapter(model, args.adapter)
+        frame = load_frame(folder, config.frame, config.prompts)
     return for_inference(model.eval()), frame
 
 

@@ -61,6 +61,8 @@ class MoRConfig:
     targets: tuple[str, ...] = TARGETS  # last parts of names; the default stands for those of it a model has
     shared_gate: bool = False  # paper silent: the released code gates the shared LoRA, Eq. 7 does not
     orthogonal: str = "directions"  # or "printed": two readings of Eq. 13, see overlap
+    frame: str = ""  # how turns are marked, see formats/frames.py; "": the base model's own
+    prompts: str = "short"  # or "paper": what the roles are told, see data.py
 
     def __post_init__(self) -> None:
         for name in ("loras", "active", "targets"):
@@ -82,6 +84,8 @@ class MoRConfig:
         check("targets", targets_fit, "names of linears in the blocks without dots, such as q_proj")
         check("shared_gate", type(self.shared_gate) is bool, "true or false")
         check("orthogonal", self.orthogonal in ("directions", "printed"), "directions or printed")
+        check("frame", isinstance(self.frame, str), "a name")
+        check("prompts", self.prompts in ("short", "paper"), "short or paper")
         if faults:
             raise UserError("; ".join(faults))
 

@@ -51,7 +51,7 @@ from engine.heldout import evaluate, per_role, table
 from engine.loss import token_losses
 from engine.runs import Output, check_output, settings_of
 from formats.checkpoint import ModelConfig, checkpoint_folder
-from formats.frames import load_frame
+from formats.frames import Frame, load_frame
 from model import Transformer
 from mor import ROLES, MoRConfig
 
@@ -175,12 +175,12 @@ def eval_files(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def load_trajectories(
-    folder: Path, longest: int, args: argparse.Namespace, processes: Processes
+    frame: Frame, longest: int, args: argparse.Namespace, processes: Processes
 ) -> Trajectories:
     """The training data, rendered, without what is too long. Raises UserError."""
     workers = dataset.cores() if args.cache else dataset.cores() // processes.size
     with processes.first_alone(bool(args.cache)):  # it fills the cache for the others
-        rendered = dataset.load(args.data, folder, args.cache, workers, processes.say, processes.bar())
+        rendered = dataset.load(args.data, frame, args.cache, workers, processes.say, processes.bar())
     return rendered.keep(dataset.fitting(rendered, args.data, longest, args.overlong, processes.say))
 
 
@@ -344,9 +344,18 @@ def report(bar: tqdm, record: dict, seconds: float, processes: Processes) -> Non
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     targets = tuple(args.targets.split(","))
-    config = MoRConfig(args.rank, args.loras, args.active, targets, args.shared_gate, args.orthogonal)
     folder = checkpoint_folder(args.model)
     frame, base = load_frame(folder), ModelConfig.from_file(folder)
+    config = MoRConfig(
+        rank=args.rank,
+        loras=args.loras,
+        active=args.active,
+        targets=targets,
+        shared_gate=args.shared_gate,
+        orthogonal=args.orthogonal,
+        frame=frame.name,
+        prompts=frame.prompts,
+    )
     if args.show:
         for record in data.read_records(args.data)[: args.show]:
             print(data.show(data.render(record, frame), frame))
@@ -361,7 +370,7 @@ def main(argv: list[str] | None = None) -> None:
         processes.say(quick_run())
 
     longest = longest_trajectory(args, base)
-    trajectories = load_trajectories(folder, longest, args, processes)
+    trajectories = load_trajectories(frame, longest, args, processes)
     held_out = {}
     for name, file in args.eval_data.items():
         options = args.overlong, processes.say, processes.bar()

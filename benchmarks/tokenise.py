@@ -43,14 +43,16 @@ def write_sample(path: Path, count: int) -> None:
 def measure(row: str, path: Path, model: str, cache: Path) -> dict:
     """One row, in this process. Raises UserError."""
     from engine import dataset  # not above: the process that prints the table needs no torch
+    from formats.frames import load_frame
 
+    frame = load_frame(model)
     started = time.perf_counter()
     if row == SERIAL:
-        found = dataset.render_file(path, model)
+        found = dataset.render_file(path, frame)
     elif row == PARALLEL:
-        found = dataset.render_file(path, model, dataset.cores())
+        found = dataset.render_file(path, frame, dataset.cores())
     else:
-        found = dataset.load(path, model, str(cache))
+        found = dataset.load(path, frame, str(cache))
     if row == READ:
         for trajectory in found:
             assert len(trajectory.example.labels) == trajectory.length

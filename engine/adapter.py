@@ -16,6 +16,7 @@ from cli import UserError, read_object, write_whole
 from mor import MoRConfig, mor_layers, mor_parameters, replace_linears
 
 CONFIG, WEIGHTS, VERSION = "adapter_config.json", "adapter_model.safetensors", 1
+ADDED_LATER = {"frame": "", "prompts": "short"}  # not in the adapters of older code, which had no other
 BASE_FIELDS = (  # of the base model's config: an adapter fits no other shape
     *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
@@ -47,7 +48,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> MoRConfig:
     path = Path(folder) / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("config") != _config_text(config, model):
+            if _copy_of_config(file) != json.loads(_config_text(config, model)):
                 raise UserError(f"{path}: not of one save with the {CONFIG} beside it; wanted both of one")
             replace_linears(model, config)
             _fill(mor_parameters(model), file, path)
@@ -66,9 +67,18 @@ def _config_text(config: MoRConfig, model: nn.Module) -> str:
     return json.dumps({"format_version": VERSION, **options, **_base_shape(model)}, indent=2) + "\n"
 
 
+def _copy_of_config(file: safe_open) -> dict:
+    """The config that the weights carry; empty where they carry none."""
+    try:
+        return {**ADDED_LATER, **json.loads((file.metadata() or {})["config"])}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
 def _parse_config(saved: dict, model: nn.Module, path: Path) -> MoRConfig:
     names = [field.name.replace("targets", "target_modules") for field in fields(MoRConfig)]
     fixed = {"format_version": VERSION, **_base_shape(model)}
+    saved = {**ADDED_LATER, **saved}
     if wrong := sorted(set(saved) ^ {*names, *fixed}):
         kind = "unknown" if wrong[0] in saved else "missing"
         raise UserError(f"{path}: {wrong[0]} is {kind}, wanted exactly {', '.join([*fixed, *names])}")

@@ -153,14 +153,13 @@ def render_chunk(path: str | Path, frame: Frame, chunk: list[tuple[int, bytes]])
     return flatten(data.render(record, frame) for record in records)
 
 
-def render_here(path: str | Path, folder: str | Path) -> Iterator[dict[str, bytearray]]:
+def render_here(path: str | Path, frame: Frame) -> Iterator[dict[str, bytearray]]:
     """The chunks of a file, rendered by this process. Raises UserError."""
-    frame = load_frame(folder)
     for chunk in read_chunks(path):
         yield render_chunk(path, frame, chunk)
 
 
-def render_in_workers(path: str | Path, folder: str | Path, workers: int) -> Iterator[dict[str, bytearray]]:
+def render_in_workers(path: str | Path, frame: Frame, workers: int) -> Iterator[dict[str, bytearray]]:
     """The same, rendered by several processes, in the order of the file; few chunks are ahead of the reader.
 
     Workers are spawned, not forked, as threads may run here; and they load the tokenizer for themselves, as
@@ -168,9 +167,10 @@ def render_in_workers(path: str | Path, folder: str | Path, workers: int) -> Ite
     """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     begun: deque[Future] = deque()
+    source = frame.folder, frame.name, frame.prompts
     try:
         for chunk in read_chunks(path):
-            begun.append(pool.submit(work, path, folder, chunk))
+            begun.append(pool.submit(work, path, source, chunk))
             if len(begun) > AHEAD * workers:
                 yield begun.popleft().result()
         while begun:
@@ -194,23 +194,23 @@ def start_worker() -> None:
     Thread(target=end_with_parent, daemon=True).start()
 
 
-def work(path: str | Path, folder: str | Path, chunk: list[tuple[int, bytes]]) -> dict[str, bytearray]:
-    """In a worker: render a chunk."""
-    return render_chunk(path, frame_of_worker(folder), chunk)
+def work(path: str | Path, source: tuple, chunk: list[tuple[int, bytes]]) -> dict[str, bytearray]:
+    """In a worker: render a chunk. source: the arguments of load_frame."""
+    return render_chunk(path, frame_of_worker(*source), chunk)
 
 
 frame_of_worker = lru_cache(load_frame)  # each worker loads it once
 
 
 def render_file(
-    path: str | Path, folder: str | Path, workers: int = 1, total: int | None = None, hide: bool | None = None
+    path: str | Path, frame: Frame, workers: int = 1, total: int | None = None, hide: bool | None = None
 ) -> Trajectories:
     """Read, check and render a file, in this process or in several workers; the result is the same.
 
     total, of the records, and hide are for the bar. Raises UserError for the first fault in the file.
     """
     flat = {name: bytearray() for name in KINDS}
-    chunks = render_in_workers(path, folder, workers) if workers > 1 else render_here(path, folder)
+    chunks = render_in_workers(path, frame, workers) if workers > 1 else render_here(path, frame)
     bar = tqdm(total=total, desc=f"rendering {Path(path).name}", disable=hide, leave=False, unit=" lines")
     with closing(chunks), bar:
         for chunk in chunks:
@@ -250,23 +250,23 @@ def default_cache() -> str:
 
 def load(
     path: str | Path,
-    folder: str | Path,
+    frame: Frame,
     cache: str = "",
     workers: int | None = None,
     say: Callable[[str], None] = print,
     hide: bool | None = None,
 ) -> Trajectories:
-    """A file of records, rendered for the model in a folder; from the cache if it is there, else put there.
+    """A file of records, rendered for the model of a frame; from the cache if it is there, else put there.
 
     workers: at most so many, by default one per core. Without a cache folder nothing is kept; one that
     cannot be written is told to `say`. Raises UserError.
     """
-    key, total = fingerprint(path, folder) if Path(path).is_file() else ("", None)  # a pipe can be read once
+    key, total = fingerprint(path, frame) if Path(path).is_file() else ("", None)  # a pipe can be read once
     kept = Path(cache) / f"{key}.safetensors" if cache and key else None
     if kept and (found := read_kept(kept)):
         return found
     most = cores() if workers is None else workers
-    rendered = render_file(path, folder, min(most, (total or 0) // LINES_PER_WORKER), total, hide)
+    rendered = render_file(path, frame, min(most, (total or 0) // LINES_PER_WORKER), total, hide)
     if not kept:
         return rendered
     tensors = {name: torch.from_numpy(getattr(rendered, name)) for name in KINDS}
@@ -277,10 +277,11 @@ def load(
     return read_kept(kept) or rendered  # mapped, so that the memory is free again
 
 
-def fingerprint(path: str | Path, folder: str | Path) -> tuple[str, int]:
+def fingerprint(path: str | Path, frame: Frame) -> tuple[str, int]:
     """A digest of all that decides what a file renders to, in hex, and the number of its records."""
-    whole, records = hashlib.sha256(repr((ROLES, tokenizers.__version__)).encode()), 0
-    for source in (*SOURCES, *(Path(folder) / name for name in ("config.json", "tokenizer.json"))):
+    settings = ROLES, tokenizers.__version__, frame.name, frame.prompts
+    whole, records = hashlib.sha256(repr(settings).encode()), 0
+    for source in (*SOURCES, *(frame.folder / name for name in ("config.json", "tokenizer.json"))):
         # a digest each, of one length: joined, no two different sets of files are the same bytes
         whole.update(hashlib.sha256(source.read_bytes()).digest())
     for _, line in data.numbered_lines(path):

@@ -53,8 +53,11 @@ SPECIAL = re.compile(r"(<\|\w+\|>|<s>|\[unused\d+\])")  # the special tokens abo
 
 @dataclass
 class Frame:
-    """The chat format of one model, in token ids."""
+    """The chat format of one model, in token ids, and what it was loaded from."""
 
+    folder: Path  # of the model
+    name: str  # of the family, a key of FAMILIES
+    prompts: str  # "short" or "paper": which of data.py's wordings the roles are given
     tokenizer: Tokenizer
     begin: list[int]  # what opens a sequence and its system turn
     headers: dict[str, list[int]]  # role -> what opens its turns
@@ -92,11 +95,14 @@ class Frame:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
-def load_frame(folder: str | Path) -> Frame:
-    """Read a model folder's frame from config.json and tokenizer.json. Raises UserError for what is wrong."""
+def load_frame(folder: str | Path, name: str = "", prompts: str = "short") -> Frame:
+    """Read a model folder's frame from config.json and tokenizer.json. Raises UserError for what is wrong.
+
+    name: that of a family; "": the model's own.
+    """
     path = Path(folder) / "tokenizer.json"
     config = read_object(path.with_name("config.json"), WANTED)
-    kind, size = str(config.get("model_type")), config.get("vocab_size")
+    kind, size = name or str(config.get("model_type")), config.get("vocab_size")
     if kind not in FAMILIES:
         raise UserError(f"{folder}/config.json: model_type: got {kind}, wanted one of {', '.join(FAMILIES)}")
     family, tokenizer = FAMILIES[kind], _load_tokenizer(path)
@@ -126,6 +132,9 @@ def load_frame(folder: str | Path) -> Frame:
     # what a vocabulary without bytes cannot spell becomes the unknown token, which frames nothing
     harmless = added.get(getattr(tokenizer.model, "unk_token", None))
     return Frame(
+        folder=Path(folder),
+        name=kind,
+        prompts=prompts,
         tokenizer=tokenizer,
         begin=ids(family.begin + header("system")),
         headers={role: ids(family.between + header(role)) for role in ("user", "observation", *ROLES)},

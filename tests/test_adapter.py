@@ -47,6 +47,8 @@ def test_names_and_fields_of_the_files(tmp_path):
         "active": [4, 4, 3],
         "shared_gate": False,
         "orthogonal": "directions",
+        "frame": "",
+        "prompts": "short",
         "target_modules": ["q_proj"],
         "model_type": "qwen2",
         "vocab_size": 61,
@@ -84,6 +86,22 @@ def test_a_save_killed_between_its_files_never_mixes_two_adapters(tmp_path, monk
             load_adapter(loaded, tmp_path)
             for name, parameter in mor.mor_parameters(new).items():
                 assert torch.equal(parameter, mor.mor_parameters(loaded)[name])
+
+
+def test_an_adapter_of_older_code_loads(tmp_path):
+    model = adapted()
+    save_adapter(model, tmp_path)
+    text = json.dumps(
+        {
+            name: value
+            for name, value in json.loads((tmp_path / "adapter_config.json").read_text()).items()
+            if name not in adapter.ADDED_LATER
+        }
+    )
+    (tmp_path / "adapter_config.json").write_text(text)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    save_file(tensors, tmp_path / "adapter_model.safetensors", metadata={"config": text})
+    assert load_adapter(tiny_model(), tmp_path).prompts == "short"
 
 
 def edit(**changes):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ import data
 import train
 from cli import UserError
 from engine import dataset, devices
+from formats.frames import load_frame
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tiny"
+FRAME = load_frame(TINY)
 TIMEOUT = 120  # seconds; for machines that do something else as well
 LINES = (ROOT / "bfcl.jsonl").read_bytes().splitlines(keepends=True)
 CALLED = pytest.fail  # for what must not be called
@@ -68,7 +71,7 @@ def test_equals_read_and_render(tmp_path, workers):
     """Five chunks, a short one last, in the order of the file; blank lines are passed over."""
     path = tmp_path / "many.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b"\n \r\n".join(LINES[: 4 * dataset.CHUNK + 5]))
-    found, wanted = dataset.render_file(path, TINY, workers), naive(path)
+    found, wanted = dataset.render_file(path, FRAME, workers), naive(path)
     check_same(found, wanted)
     batch, naive_batch = (
         data.collate([found[i].example for i in (7, 3)]),
@@ -85,7 +88,7 @@ def test_the_first_fault_of_the_file_wins(tmp_path):
     lines[dataset.CHUNK - 1], lines[dataset.CHUNK] = b'{"trajectory": []}\n', b"{\n"
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b"".join(lines))
-    fault = fault_of(dataset.render_file, path, TINY, 2)
+    fault = fault_of(dataset.render_file, path, FRAME, 2)
     assert fault == fault_of(data.read_records, path) and f"{path}:{dataset.CHUNK}: trajectory" in fault
     assert not multiprocessing.active_children()
 
@@ -97,27 +100,27 @@ def test_faults_are_those_of_read_records(tmp_path, cache, content):
     path = tmp_path / "bad.jsonl"
     path.mkdir() if content is None else path.write_bytes(content)
     wanted = fault_of(data.read_records, path)
-    assert fault_of(dataset.render_file, path, TINY) == fault_of(dataset.load, path, TINY, cache) == wanted
+    assert fault_of(dataset.render_file, path, FRAME) == fault_of(dataset.load, path, FRAME, cache) == wanted
     absent = tmp_path / "absent.jsonl"
-    assert fault_of(dataset.load, absent, TINY, cache) == fault_of(data.read_records, absent)
+    assert fault_of(dataset.load, absent, FRAME, cache) == fault_of(data.read_records, absent)
     assert not cache.exists()
 
 
 def test_workers_are_started_for_large_files_only(sample, monkeypatch):
-    asked, (_, total) = [], dataset.fingerprint(sample, TINY)
+    asked, (_, total) = [], dataset.fingerprint(sample, FRAME)
     monkeypatch.setattr(dataset, "render_file", lambda path, folder, workers, *_: asked.append(workers))
     monkeypatch.setattr(dataset, "cores", lambda: 64)
     for per_worker in (2000, total // 2, 1):
         monkeypatch.setattr(dataset, "LINES_PER_WORKER", per_worker)
-        dataset.load(sample, TINY)
-    dataset.load(sample, TINY, workers=3)
+        dataset.load(sample, FRAME)
+    dataset.load(sample, FRAME, workers=3)
     assert asked == [0, 2, total, 3]
 
 
 def test_a_worker_that_is_killed_is_missed(tmp_path):
     path = tmp_path / "large.jsonl"
     path.write_bytes(b"".join(LINES))
-    chunks = dataset.render_in_workers(path, TINY, 2)
+    chunks = dataset.render_in_workers(path, FRAME, 2)
     next(chunks)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     fault = fault_of(list, chunks)
@@ -128,7 +131,8 @@ def test_a_worker_that_is_killed_is_missed(tmp_path):
 INTERRUPTED = """
 import sys, cli
 from engine import dataset
-sys.exit(cli.run(lambda argv: dataset.render_file(argv[0], argv[1], 2, hide=False), sys.argv[1:]))
+from formats.frames import load_frame
+sys.exit(cli.run(lambda argv: dataset.render_file(argv[0], load_frame(argv[1]), 2, hide=False), sys.argv[1:]))
 """
 
 
@@ -165,18 +169,18 @@ def kept(cache: Path) -> list[Path]:
 
 def test_second_load_renders_nothing(sample, cache, monkeypatch):
     """It is mapped, a token takes 6 bytes, and the same data has the same digests."""
-    first = dataset.load(sample, TINY, cache)
+    first = dataset.load(sample, FRAME, cache)
     (file,) = kept(cache)
     assert 6 * len(first.input_ids) < file.stat().st_size < 6 * len(first.input_ids) + 2000
     for name in ("render", "read_line"):
         monkeypatch.setattr(data, name, lambda *_: CALLED("rendered again"))
-    second = dataset.load(sample, TINY, cache, say=CALLED)
+    second = dataset.load(sample, FRAME, cache, say=CALLED)
     monkeypatch.undo()
     check_same(second, naive(sample))
     if Path("/proc/self/maps").exists():
         assert str(file) in Path("/proc/self/maps").read_text()
     assert np.array_equal(first.digests, second.digests)
-    assert np.array_equal(second.digests, dataset.render_file(sample, TINY).digests)
+    assert np.array_equal(second.digests, dataset.render_file(sample, FRAME).digests)
     assert kept(cache) == [file] and file.suffix == ".safetensors"
 
 
@@ -185,31 +189,34 @@ def test_whatever_decides_the_tokens_is_in_the_key(sample, tmp_path, monkeypatch
     model.mkdir()
     for name in ("config.json", "tokenizer.json"):
         (model / name).write_bytes((TINY / name).read_bytes())
-    keys = [dataset.fingerprint(sample, model)[0]]
-    assert keys[0] == dataset.fingerprint(sample, TINY)[0]
+    frame = load_frame(model)
+    keys = [dataset.fingerprint(sample, frame)[0]]
+    assert keys[0] == dataset.fingerprint(sample, FRAME)[0]
     assert {source.name for source in dataset.SOURCES} == {
         *("data.py", "__init__.py", "calls.py", "checkpoint.py", "frames.py", "dataset.py")
     }
     for path in (sample, *sorted(model.iterdir())):
         path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
-        keys.append(dataset.fingerprint(sample, model)[0])
+        keys.append(dataset.fingerprint(sample, frame)[0])
     for i, source in enumerate(dataset.SOURCES):
         changed = tmp_path / source.name
         changed.write_bytes(source.read_bytes() + b"#")
         with monkeypatch.context() as patch:
             patch.setattr(dataset, "SOURCES", [*dataset.SOURCES[:i], changed, *dataset.SOURCES[i + 1 :]])
-            keys.append(dataset.fingerprint(sample, model)[0])
+            keys.append(dataset.fingerprint(sample, frame)[0])
+    for other in (replace(frame, name="phi3"), replace(frame, prompts="paper")):
+        keys.append(dataset.fingerprint(sample, other)[0])
     monkeypatch.setattr(dataset, "ROLES", dataset.ROLES[::-1])
-    keys.append(dataset.fingerprint(sample, model)[0])
-    assert len(set(keys)) == len(keys) == 11
+    keys.append(dataset.fingerprint(sample, frame)[0])
+    assert len(set(keys)) == len(keys) == 13
 
 
 def test_changed_data_is_rendered_anew(sample, cache):
-    before = dataset.load(sample, TINY, cache)
+    before = dataset.load(sample, FRAME, cache)
     records = data.read_records(sample)
     records[3]["trajectory"][0]["content"] += "!"
     sample.write_text("".join(json.dumps(record) + "\n" for record in records))
-    after = dataset.load(sample, TINY, cache)
+    after = dataset.load(sample, FRAME, cache)
     check_same(after, naive(sample))
     assert np.flatnonzero(before.digests != after.digests).tolist() == [3]
     assert len(kept(cache)) == 2
@@ -230,23 +237,24 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_file_is_made_anew(sample, cache, damage):
-    dataset.load(sample, TINY, cache)
+    dataset.load(sample, FRAME, cache)
     (file,) = kept(cache)
     whole = file.read_bytes()
     file.write_bytes(DAMAGES[damage](whole))
     assert file.read_bytes() != whole
-    check_same(dataset.load(sample, TINY, cache, say=CALLED), naive(sample))
+    check_same(dataset.load(sample, FRAME, cache, say=CALLED), naive(sample))
     assert kept(cache) == [file] and file.read_bytes() == whole
 
 
 KILLED = """
 import os, signal, sys
 from engine import dataset
+from formats.frames import load_frame
 def half(tensors, path):
     path.write_bytes(b"half a file")
     os.kill(os.getpid(), signal.SIGKILL)
 dataset.save_file = half
-dataset.load(*sys.argv[1:])
+dataset.load(sys.argv[1], load_frame(sys.argv[2]), sys.argv[3])
 """
 
 
@@ -255,10 +263,10 @@ def test_killed_while_it_writes(sample, cache, monkeypatch):
     assert subprocess.run(command, cwd=ROOT, timeout=TIMEOUT).returncode == -signal.SIGKILL
     (left,) = kept(cache)
     assert left.suffix == ".tmp"
-    dataset.load(sample, TINY, cache)
+    dataset.load(sample, FRAME, cache)
     wanted = naive(sample)
     monkeypatch.setattr(data, "render", CALLED)
-    check_same(dataset.load(sample, TINY, cache), wanted)
+    check_same(dataset.load(sample, FRAME, cache), wanted)
 
 
 def full_disk(tensors, path):
@@ -271,14 +279,14 @@ def test_folder_that_cannot_be_written_is_told_in_one_line(sample, cache, monkey
         cache.write_text("a file")
     else:
         monkeypatch.setattr(dataset, "save_file", full_disk)
-    check_same(dataset.load(sample, TINY, cache), naive(sample))
+    check_same(dataset.load(sample, FRAME, cache), naive(sample))
     captured = capsys.readouterr()
     assert captured.out.startswith("--cache: ") and captured.out.count("\n") == 1 and not captured.err
 
 
 def test_without_a_cache_nothing_is_written(sample, cache_folder, capsys):
     before = set(cache_folder.glob("*"))
-    check_same(dataset.load(sample, TINY, ""), naive(sample))
+    check_same(dataset.load(sample, FRAME, ""), naive(sample))
     assert set(cache_folder.glob("*")) == before and not capsys.readouterr().out
 
 
@@ -286,7 +294,7 @@ def test_a_pipe_is_read_once(sample, cache):
     read, write = os.pipe()
     os.write(write, b"".join(LINES[:2]))
     os.close(write)
-    check_same(dataset.load(f"/dev/fd/{read}", TINY, cache), naive(sample)[:2])
+    check_same(dataset.load(f"/dev/fd/{read}", FRAME, cache), naive(sample)[:2])
     os.close(read)
     assert not cache.exists()
 
@@ -312,7 +320,7 @@ def one_of_two(
     for path in paths:
         args = train.parse_args(["--data", str(path), "--cache", str(cache)])
         try:
-            found = len(train.load_trajectories(TINY, 4096, args, processes))
+            found = len(train.load_trajectories(FRAME, 4096, args, processes))
         except UserError as fault:
             found = str(fault)
         answers.put((rank, found, len(rendered)))
