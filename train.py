@@ -51,7 +51,7 @@ from engine.heldout import evaluate, per_role, table
 from engine.loss import token_losses
 from engine.runs import Output, check_output, settings_of
 from formats.checkpoint import ModelConfig, checkpoint_folder
-from formats.frames import Frame, load_frame
+from formats.frames import FAMILIES, Frame, load_frame
 from model import Transformer
 from mor import ROLES, MoRConfig
 
@@ -88,6 +88,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
     add = parser.add_argument_group("model and adapter").add_argument
     add("--model", default=absent, metavar="DIR|HUB_ID", help="base model; without it, a quick run on tiny/")
+    add("--frame", choices=tuple(FAMILIES), default="",
+        help="chat format; default: by the special tokens of the tokenizer")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
         help="of the base model; auto: bfloat16 on CUDA, else float32")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
@@ -345,7 +347,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     targets = tuple(args.targets.split(","))
     folder = checkpoint_folder(args.model)
-    frame, base = load_frame(folder), ModelConfig.from_file(folder)
+    frame, base = load_frame(folder, args.frame), ModelConfig.from_file(folder)
     config = MoRConfig(
         rank=args.rank,
         loras=args.loras,

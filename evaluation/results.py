@@ -22,6 +22,7 @@ from model import Transformer
 SETTINGS = (
     "categories",
     "limit",
+    "frame",
     "max_turns",
     "max_new_tokens",
     "temperature",
