@@ -49,7 +49,7 @@ from formats.calls import CallError
 from formats.checkpoint import checkpoint_folder
 from formats.frames import FAMILIES, Frame, load_frame
 from model import KVCache, Transformer
-from mor import ROLES
+from mor import ROLES, MoRConfig
 from tools.mock import Tools, as_json, as_text, read_responses, read_tools
 from tools.sandbox import Sandbox
 
@@ -327,11 +327,10 @@ def load(args: Namespace) -> tuple[Transformer, Frame]:
         mend = f"train one with `{command}` or give --adapter its folder"
         raise UserError(f"{args.adapter}: no adapter there; {mend}")
     device = choose_device(args.device)
-    frame = load_frame(folder, args.frame)
     model = Transformer.from_pretrained(folder, choose_dtype(args.dtype, device), device)
-    if args.adapter:  # trained with a frame and prompts, which it goes on with
-        config = load_adapter(model, args.adapter)
-        frame = load_frame(folder, args.frame or config.frame, config.prompts)
+    config = load_adapter(model, args.adapter) if args.adapter else MoRConfig()
+    # an adapter goes on with the frame and the prompts that it was trained with
+    frame = load_frame(folder, args.frame or config.frame, config.prompts)
     return for_inference(model.eval()), frame
 
 

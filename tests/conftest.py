@@ -28,8 +28,12 @@ SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|en
 
 
 def added(tokens: dict[str, int]) -> list[dict]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return [{"id": id, "content": token, **flags} for token, id in tokens.items()]
+    """As a tokenizer.json lists them; DeepSeek's are added tokens that are not called special."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return [
+        {"id": id, "content": token, "special": token not in DEEPSEEK[1:3], **flags}
+        for token, id in tokens.items()
+    ]
 
 
 LLAMA_SPECIALS = {token: 256 + i for i, token in enumerate(SPECIALS)}

@@ -21,6 +21,7 @@ import data
 import mor
 from agent import Episode, Trace, run_episode
 from cli import run
+from engine.adapter import save_adapter
 from engine.generation import generate
 from formats.frames import Frame, load_frame
 from model import KVCache, ModelConfig, Transformer
@@ -443,6 +444,19 @@ def command(folders, *argv: str, stdin: str = "", **environment: str) -> subproc
         encoding="utf-8",
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )
+
+
+def test_the_frame_is_the_adapters_unless_asked_for(folders, tmp_path, capsys):
+    base = Transformer.from_pretrained(folders[0])
+    mor.add_mor(base, mor.MoRConfig(rank=1, frame="chatml"))
+    save_adapter(base, tmp_path)
+    asked = ["--model", str(folders[0]), "--query", "Weather?", "--adapter"]
+    assert run(agent.main, [*asked, str(tmp_path)]) == 2
+    assert "frame chatml wants" in capsys.readouterr().err
+    assert run(agent.main, [*asked, "", "--frame", "phi3"]) == 2
+    assert "frame phi3 wants" in capsys.readouterr().err
+    for flags in ([str(tmp_path), "--frame", "llama3"], [str(folders[1])], [""]):
+        assert agent.load(agent.parse_args([*asked, *flags]))[1].name == "llama3"
 
 
 def test_json_is_one_record_and_nothing_else(folders, tmp_path):

@@ -108,6 +108,7 @@ def test_fields_that_change_the_layers() -> None:
         return {name.removeprefix("model.layers.0.") for name in new if ".layers.1." not in name}
 
     assert added(attention_bias=True) == {f"self_attn.{part}_proj.bias" for part in "qkvo"}
+    assert added(model_type="qwen3", attention_bias=True) > added(attention_bias=True)
     assert added(mlp_bias=True) == {f"mlp.{part}_proj.bias" for part in ("gate", "up", "down")}
     assert added(model_type="qwen2") == {f"self_attn.{part}_proj.bias" for part in "qkv"}
     assert added(model_type="qwen3", head_dim=8) == {"self_attn.q_norm.weight", "self_attn.k_norm.weight"}

@@ -135,6 +135,7 @@ def test_labels_and_roles(frame):
     assert {example.role_ids[t] for t in trained} == {0, 1, 2}
     assert sum(example.labels[t] == frame.end for t in trained) == 4
     prompt = data.render_prompt(RECORD, frame)
+    assert prompt.input_ids.count(frame.end) == frame.ends["system"].count(frame.end)
     assert set(prompt.labels) == {-100} and set(prompt.role_ids) == {0, 1, 2}
     for role in ("user", "observation"):
         turn = data.render_turn({"role": role, "content": "x"}, frame, "bfcl")

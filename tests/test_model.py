@@ -267,7 +267,7 @@ def test_layers_with_a_window_and_layers_without_rotation() -> None:
         ({"model_type": "qwen3", **switched}, [None, 5]),
         ({"model_type": "qwen3", **switched, "layer_types": [SLIDING, FULL]}, [5, None]),
         (smollm3, [5, None]),
-        ({**smollm3, "layer_types": [FULL, SLIDING]}, [None, 5]),
+        ({**smollm3, "no_rope_layers": [0, 1, 0], "layer_types": [FULL, SLIDING]}, [None, 5]),
     ):
         config = read(**fields)
         assert [config.window(i) for i in range(2)] == windows, fields
