@@ -56,7 +56,7 @@ from engine.inference import for_inference
 from engine.loss import token_losses
 from engine.runs import Output, check_output, settings_of
 from formats.checkpoint import ModelConfig, checkpoint_folder
-from formats.frames import Frame, load_frame
+from formats.frames import FAMILIES, Frame, load_frame
 from formats.prompts import PROMPTS
 from model import Transformer
 from mor import ROLES, MoRConfig
@@ -100,6 +100,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--model", default=absent, metavar="DIR|HUB_ID", help="base model; without it, a quick run on tiny/")
     add("--method", choices=("adapter", "full"), default="adapter",
         help="full: no adapter, all of the model is trained; it wants a learning rate 5 to 50 times smaller")
+    add("--frame", choices=tuple(FAMILIES), default="",
+        help="chat format; default: by the special tokens of the tokenizer")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
         help="of the base model; auto: bfloat16 on CUDA, else float32")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
@@ -411,8 +413,8 @@ def report(bar: tqdm, record: dict, seconds: float, processes: Processes) -> Non
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     folder = checkpoint_folder(args.model)
-    frame, base = load_frame(folder, prompts=args.prompts), ModelConfig.from_file(folder)
-    config = adapter_config(args, frame)
+    frame = load_frame(folder, args.frame, args.prompts)
+    base, config = ModelConfig.from_file(folder), adapter_config(args, frame)
     if args.show:
         for record in data.read_records(args.data)[: args.show]:
             print(data.show(data.render(record, frame), frame))

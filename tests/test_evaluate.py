@@ -180,7 +180,7 @@ def played_bfcl(play, tmp_path) -> tuple[list[dict], str]:
 def test_bfcl_verdicts(played_bfcl):
     (header, *lines), _ = played_bfcl
     assert header["header"]["questions"] == len(lines) == 11
-    assert header["header"]["categories"] == [*CATEGORIES]
+    assert header["header"]["categories"] == [*CATEGORIES] and header["header"]["frame"] == ""
     assert [line["valid"] for line in lines] == [1, 0, 0, 0, 1, 1, 0, 1, 0, 1, None]
     statuses = [line["record"]["exit_status"] for line in lines]
     called = "called called unreadable no_call called called unreadable no_call called called question"

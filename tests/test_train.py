@@ -550,6 +550,8 @@ def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys)
     shown = capsys.readouterr().out
     assert shown.count("Run 0.") == shown.count("Run 1.") == 1 and "Run 2." not in shown
     assert not (tmp_path / "run").exists()
+    assert train_in_process("--data", sample, "--model", base, "--show", 2, "--frame", "chatml") == 2
+    assert "frame chatml wants" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
