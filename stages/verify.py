@@ -34,7 +34,7 @@ from sources.rows import Refused
 from stages import review
 from stages.asking import DATA, Fault, consult, quoted, shown, unfenced
 from stages.code import code_faults
-from stages.complete import complete, completed
+from stages.complete import complete, completed, letters_of
 from stages.edits import marked, replaced, source_of
 from stages.process import Results
 from tools.endpoint import Ask, Message
@@ -141,11 +141,6 @@ def similar(name: str, tools: list[dict]) -> bool:
     return False
 
 
-def letters_of(name: str) -> str:
-    """Its letters and digits, small."""
-    return re.sub(r"[\W_]", "", name).lower()
-
-
 # ---- recovery from errors ----
 
 
@@ -172,6 +167,7 @@ def mended_later(record: dict, i: int, found: dict[int, dict]) -> bool:
 # ---- calls of a second model ----
 
 FORM = 'a JSON list of calls, [{"name": "...", "arguments": {...}}], and nothing else; [] if none serves'
+EXAMPLE = '[{"name": "get_forecast", "arguments": {"city": "Oslo"}}]'
 EXECUTOR = f"""\
 You call functions on behalf of an agent. You get the functions on offer, each with its JSON schema, and the \
 history of a conversation with a user.
@@ -196,7 +192,7 @@ def other_request(record: dict, i: int, remark: str = "") -> list[Message]:
 def other_calls(messages: list[Message], record: dict, ask: Ask, environment: Tools | None) -> list[dict]:
     """The calls that a second model answers with. Raises Refused."""
     fault_of = partial(call_fault, record=record, environment=environment)
-    return consult(ask, messages, partial(read_calls, fault_of=fault_of), "second model")
+    return consult(ask, messages, partial(read_calls, fault_of=fault_of), "second model", EXAMPLE)
 
 
 def read_calls(answer: str, fault_of: Callable[[dict], dict | None]) -> list[dict]:

@@ -213,13 +213,13 @@ def test_completed_texts_are_written_anew():
     completed = ["trajectory.1.content", "trajectory.4.content"]
     source = {"dataset": "apigen", "missing": ["tools.x"], "completed": completed}
     record = make(([WRONG], None), source=source, thought="I need weather_of.")
-    fresh = {"trajectory.1.content": "I need the weather.", "trajectory.4.content": "Asked for it."}
+    fresh = {"trajectory.1.content": "I need get_weather.", "trajectory.4.content": [BALI]}
     model = Model([BALI], fresh)
     verdict = verify(record, model)
     assert verdict.verdict == "pass"
     assert [verdict.record["trajectory"][i]["content"] for i in (1, 3, 4)] == [*fresh.values()][:1] + [
         "Done.",
-        "Asked for it.",
+        'Action: get_weather Arguments: {"city": "Bali"}',
     ]
     assert verdict.record["source"]["completed"] == completed
     assert verdict.record["source"]["missing"] == ["tools.x"]
@@ -327,7 +327,7 @@ def test_recovered_steps_need_no_opinion():
 
 
 def test_what_ask_raises_is_not_swallowed():
-    def ask(messages):
+    def ask(messages, temperature):
         raise UserError("the key is wrong")
 
     with pytest.raises(UserError):
