@@ -134,7 +134,8 @@ def unify_command(args: argparse.Namespace) -> None:
 
 
 def unified(args: argparse.Namespace, paths: list[Path], evaluation: unify.Evaluation) -> Tally:
-    return unify.unify(paths, args.output, evaluation, args.seed, args.held_out, args.evaluation_names)
+    split = (args.seed, args.held_out, args.evaluation_names, args.sample, args.per_source)
+    return unify.unify(paths, args.output, evaluation, *split)
 
 
 # ---- stages that may ask ----
@@ -360,10 +361,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add_running(stage)
     add_splitting(stage)
 
-    absent = argparse.Namespace(journal=None, tools=None, responses=None)  # else --help shows None
+    absent = argparse.Namespace(journal=None, tools=None, responses=None, sample=0, per_source=False)
     args = parser.parse_args(argv, absent)
     if args.responses and not args.tools:
         parser.error("--responses: got no --tools; wanted the schemas of the recorded functions")
+    if args.per_source and not args.sample:
+        parser.error("--per-source: got no --sample; wanted the number of rows of each data set")
     return args
 
 
@@ -457,7 +460,11 @@ def add_splitting(parser: argparse.ArgumentParser) -> None:
     add("--evaluation-names", choices=unify.NAMES, default="executable", help=help)
     help = "share of function names, and of rows without functions, that are held out"
     add("--held-out", type=cli.number(float, 0, 1), default=0.02, metavar="X", help=help)
-    add("--seed", type=int, default=0, metavar="N", help="of the order and the split")
+    help = "the most rows of train.jsonl, chosen by --seed; a smaller sample is part of a larger; 0: all"
+    add("--sample", type=cli.number(int, 0), default=0, metavar="N", help=help)
+    help = "--sample counts the rows of each data set by itself"
+    add("--per-source", action="store_true", default=False, help=help)
+    add("--seed", type=int, default=0, metavar="N", help="of the order, the split and the sample")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -151,6 +151,7 @@ def arguments(server: ChatServer, inputs: list[str], folder: Path, *more: object
         server.base_url,
     ]
     argv += ["--workers", 4, "--backoff", 0.01, "--tries", 12, "--timeout", 0.5, "--held-out", 0.2]
+    argv += ["--sample", 9, "--per-source"]  # of 11 rows of apigen
     return [str(part) for part in (*argv, *more)]
 
 
@@ -228,6 +229,7 @@ def test_report_adds_up(made):
                 n for what, n in row.items() if not what.startswith(("kept", "rows in"))
             )
             before[name] = row.get("rows out", 0)
+    assert counts["unify"]["apigen"]["train"] == 9
     table = (made / "report.txt").read_text()
     (line,) = (line for line in table.splitlines() if line.startswith("convert   rows in"))
     assert line.split()[3:] == ["16", "5", "6", "5", "32"]
@@ -405,6 +407,7 @@ WRONG = {
     "verify, a folder": ("verify {record} --output {empty} --model ''", "is a folder"),
     "unify, empty": ("unify {nothing} --output {out}", "nothing.json: is empty"),
     "unify, onto itself": ("unify {empty}/train.jsonl --output {empty}", "is one of the inputs"),
+    "unify, no sample": ("unify {record} --output {out} --per-source", "got no --sample"),
     "review, absent": ("review {out}/review.jsonl", "review.jsonl: cannot be read"),
     "review, records": ("review {record}", "wanted review.jsonl"),
     "unify, no record": ("unify {text} --output {out}", "rows.txt:1: not JSON"),
