@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import cli
 import data
 from sources.catalogue import SOURCES
-from stages import complete, judge, review, unify, verify
+from stages import complete, judge, review, rules, unify, verify
 from stages.convert import convert
 from stages.preview import Requests, preview
 from stages.process import HELD_OUT, TRAIN, Results, Tally, beside, finish, process, read_items, table
@@ -59,9 +59,9 @@ def run_command(args: argparse.Namespace) -> None:
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(args.journal or folder / "journal.jsonl"))
         remove_temporaries(folder)  # nobody else has the journal: they are of a run that was killed
-        writer = open_endpoint(args, "", journal, stack)
+        writer = None if args.rules else open_endpoint(args, "", journal, stack)
         second = open_endpoint(args, "judge_", journal, stack)
-        jobs = [(complete_job(writer), folder / COMPLETED)]
+        jobs = [(complete_job(args, writer), folder / COMPLETED)]
         if second:
             jobs.append((judge_job(args, second), folder / JUDGED))
         jobs.append((verify_job(args, second, folder / REVIEW), folder / VERIFIED))
@@ -88,7 +88,7 @@ def convert_command(args: argparse.Namespace) -> None:
 
 
 def complete_command(args: argparse.Namespace) -> None:
-    ask_about_records(args, complete_job)
+    ask_about_records(args, partial(complete_job, args))
 
 
 def judge_command(args: argparse.Namespace) -> None:
@@ -107,7 +107,7 @@ def ask_about_records(args: argparse.Namespace, job_of: Callable[[Endpoint | Non
     next(read_items(args.file))  # its faults come before anything is made
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(args.journal or beside(args.output, "journal")))
-        endpoint = open_endpoint(args, "", journal, stack)
+        endpoint = None if args.rules else open_endpoint(args, "", journal, stack)
         job = job_of(endpoint)
         if args.dry_run and not endpoint:
             print("no model is asked")
@@ -151,7 +151,9 @@ class Job(NamedTuple):
     others: dict[str, Path] = {}  # further files, as `process` takes them
 
 
-def complete_job(endpoint: Endpoint | None) -> Job:
+def complete_job(args: argparse.Namespace, endpoint: Endpoint | None) -> Job:
+    if args.rules:
+        return Job("complete", rules.fill_row, complete.requests, None)
     step = partial(complete.complete_row, **asking(endpoint))
     return Job("complete", step, complete.requests, endpoint)
 
@@ -316,6 +318,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     stage = add_stage(stages, "complete", complete_command, about)
     add_records(stage)
     add_output_file(stage)
+    add_rules(stage)
     add_model(stage, "the model that completes", "", OPENAI, NO_TEXTS)
     add_asking(stage)
 
@@ -354,6 +357,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     help = f"a data set's file or folder; SOURCE is one of {', '.join(SOURCES)}"
     stage.add_argument("inputs", type=source_and_file, nargs="+", metavar="SOURCE=FILE", help=help)
     add_output_folder(stage)
+    add_rules(stage)
     add_model(stage, "the model that completes", "", OPENAI, NO_TEXTS)
     add_model(stage, "the second model, which judges and verifies", "judge-", DEEPSEEK, NO_MODEL)
     add_asking(stage)
@@ -362,6 +366,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add_splitting(stage)
 
     absent = argparse.Namespace(journal=None, tools=None, responses=None, sample=0, per_source=False)
+    absent.rules = False
     args = parser.parse_args(argv, absent)
     if args.responses and not args.tools:
         parser.error("--responses: got no --tools; wanted the schemas of the recorded functions")
@@ -396,6 +401,11 @@ def add_output_file(parser: argparse.ArgumentParser) -> None:
 
 def add_output_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+
+
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    help = "fill missing thoughts and summaries by templates; no model is asked for them (English alone)"
+    parser.add_argument("--rules", action="store_true", default=False, help=help)
 
 
 def add_model(

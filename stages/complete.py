@@ -254,7 +254,7 @@ def check_without(kind: str, found: re.Match | None) -> None:
 
 def check_own_words(text: str, instruction: str) -> None:
     """Raises Fault for a text that says an instruction or its example again."""
-    for source in (instruction, EXAMPLES[instruction]):
+    for source in (instruction, quoted(EXAMPLES[instruction])):
         if is_parroted(text, source):
             raise Fault("words of the request in place of a text", "only repeats what was asked for or shown")
 

@@ -31,7 +31,7 @@ import data
 from formats.calls import BEFORE, JSON, check_call, check_calls, parse_calls, same_calls
 from sources.record import end_of_query, is_error, is_observed
 from sources.rows import Refused
-from stages import review
+from stages import review, rules
 from stages.asking import DATA, Fault, consult, quoted, shown, unfenced
 from stages.code import code_faults
 from stages.complete import complete, completed, letters_of
@@ -304,6 +304,13 @@ def without_defaults(calls: list[dict], tools: list[dict]) -> list[dict]:
     return out
 
 
+def again_completed(record: dict, ask: Ask | None) -> dict:
+    """The record with the texts that were emptied, written as the others were. Raises Refused."""
+    if not ask and source_of(record).get("completed_by") == rules.RULES:
+        return rules.fill(record)
+    return completed(record, ask)
+
+
 def verify_row(
     record: dict,
     ask: Ask | None,
@@ -327,6 +334,6 @@ def verify_row(
             return [("review", row)]
         if outcome == "dropped in review":
             raise Refused(outcome)
-        record = completed(record, ask)  # again, for the calls that a person has put there
+        record = again_completed(record, ask)  # for what a person has changed
     verified = {"model": model if ask else None, "run": bool(environment or python), "review": outcome}
     return [("out", record | {"source": record["source"] | {"verified": verified}})]

@@ -377,7 +377,7 @@ def test_an_instructions_words_are_no_text():
     instruction = "why nothing is left to do, or why nothing can be done; do not answer the query"
     assert is_parroted("There is nothing left to do, or nothing can be done.", instruction)
     assert not is_parroted("Nothing is left: get_weather has told the weather in Bali.", instruction)
-    assert not is_parroted("It is done.", instruction)  # too short to tell
+    assert not is_parroted("Nothing is left.", instruction)  # too short to tell
 
 
 def test_only_functions_on_offer_have_to_be_named():
