@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import cli
 import data
 from sources.catalogue import SOURCES
-from stages import complete, judge, review, rules, unify, verify
+from stages import answers, complete, judge, review, rules, unify, verify
 from stages.convert import convert
 from stages.preview import Requests, preview
 from stages.process import HELD_OUT, TRAIN, Results, Tally, beside, finish, process, read_items, table
@@ -165,15 +165,16 @@ def judge_job(args: argparse.Namespace, endpoint: Endpoint) -> Job:
 
 def verify_job(args: argparse.Namespace, endpoint: Endpoint | None, reviewed: Path) -> Job:
     """reviewed: the file of rows that wait for a person. Raises UserError."""
-    environment = read_environment(args)
+    environment, references = read_environment(args), answers.read_references(args.references)
     step = partial(
         verify.verify_row,
         **asking(endpoint),
         decisions=review.read_decisions(decisions_of(reviewed)),
         environment=environment,
         python=python_of(args),
+        references=references,
     )
-    requests = partial(verify.requests, environment=environment)
+    requests = partial(verify.requests, environment=environment, references=references)
     return Job("verify", step, requests, endpoint, {"review": reviewed})
 
 
@@ -458,6 +459,8 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     add("--responses", metavar="FILE", help="recorded results of these functions, likewise")
     help = "run the code of maths rows, in a sandbox"
     add("--python", action="store_true", default=False, help=help)
+    help = "GSM8K's and MATH's files, whose answers maths rows have to give; else the second model's count"
+    add("--references", type=Path, nargs="+", default=[], metavar="PATH", help=help)
     help = "run it even where bubblewrap is not installed"
     add("--unsafe-python", action="store_true", default=False, help=help)
 

@@ -112,6 +112,9 @@ def play(request: dict) -> str:
         steps = dict.fromkeys(json.loads(lines[-1])["steps"], 8)
         return json.dumps({"overall": 2 if "tedious" in asked else 9, "steps": steps, "comment": "Fair."})
     turns = [json.loads(line) for line in lines if line.startswith('{"turn"')]
+    if '{"answer"' in lines[-1]:
+        (number,) = re.findall(r"\d+", turns[0]["content"])
+        return json.dumps({"answer": int(number) + 20})
     query = [turn["content"] for turn in turns if turn["role"] == "user"][-1]
     return json.dumps([{"name": name, "arguments": {"city": city}} for name, city in CALL.findall(query)])
 
@@ -367,6 +370,43 @@ def test_without_models(inputs, tmp_path, capsys):
     assert reasons == {"lacks a thought or summary, and no model is asked"}
 
 
+def test_rules_need_no_model_and_survive_a_kill(inputs, tmp_path, capsys):
+    """Twin: the same without the kill."""
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    whole, killed = (
+        ["run", *inputs, "--rules", "--judge-model", "", "--sample", 20, "--output", f] for f in folders
+    )
+    child = subprocess.Popen(
+        [sys.executable, str(ROOT / "pipeline.py"), *map(str, killed)], stdout=subprocess.DEVNULL
+    )
+    while not (folders[1] / "1-converted.jsonl").exists():
+        assert child.poll() is None
+        time.sleep(0.001)
+    child.kill()
+    child.wait()
+    assert command(*killed) == 0 == command(*whole)
+    assert files(folders[0]) == files(folders[1])
+    train = data.read_records(folders[0] / "train.jsonl")
+    assert len(train) == 20
+    by_rules = [record for record in train if record["source"].get("completed_by") == "rules"]
+    assert by_rules and all(turn.get("content", "x") for record in train for turn in record["trajectory"])
+    assert (
+        command("complete", "--rules", folders[0] / "1-converted.jsonl", "--output", tmp_path / "c.jsonl")
+        == 0
+    )
+    assert (tmp_path / "c.jsonl").read_bytes() == (folders[0] / "2-completed.jsonl").read_bytes()
+
+
+def test_rules_do_not_replace_a_text(tmp_path):
+    turns = [{"role": "user", "content": "?"}, {"role": "reasoner", "content": "So.", "next": "summarizer"}]
+    source = {"missing": ["trajectory.1.content"]}
+    record = {"trajectory": [*turns, {"role": "summarizer", "content": "!"}], "source": source}
+    (tmp_path / "in.jsonl").write_text(json.dumps(record))
+    assert command("complete", "--rules", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl") == 0
+    (line,) = lines(tmp_path / "out.refused.jsonl")
+    assert line["reason"] == "completion: nothing is missing where the record says so"
+
+
 def test_dry_run_asks_nothing(inputs, tmp_path, capsys):
     with ChatServer(play) as server:
         argv = arguments(server, inputs, tmp_path, "--dry-run", 2, "--price-in", 1, "--judge-price-out", 1)
@@ -408,6 +448,10 @@ WRONG = {
     "unify, empty": ("unify {nothing} --output {out}", "nothing.json: is empty"),
     "unify, onto itself": ("unify {empty}/train.jsonl --output {empty}", "is one of the inputs"),
     "unify, no sample": ("unify {record} --output {out} --per-source", "got no --sample"),
+    "verify, references": (
+        "verify {record} --output {out}/o.jsonl --model '' --references {rows}",
+        "holds no question",
+    ),
     "review, absent": ("review {out}/review.jsonl", "review.jsonl: cannot be read"),
     "review, records": ("review {record}", "wanted review.jsonl"),
     "unify, no record": ("unify {text} --output {out}", "rows.txt:1: not JSON"),
