@@ -54,7 +54,7 @@ from formats.checkpoint import checkpoint_folder
 from formats.frames import FAMILIES, Frame, load_frame
 from formats.prompts import PROMPTS
 from model import KVCache, Transformer
-from mor import ROLES, MoRConfig
+from mor import ROLES
 from tools.mock import Tools, as_json, as_text, read_responses, read_tools
 from tools.sandbox import Sandbox
 

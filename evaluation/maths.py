@@ -30,9 +30,9 @@ from agent import run_episode, sampling
 from cli import UserError, layout, parse_object
 from data import numbered_lines
 from engine.heldout import spread
-from evaluation.formula import same_values, values_of
 from evaluation.tables import grouped, paper_cells, paper_note, share_cells
 from formats.calls import JSON
+from formats.formula import same_values, values_of
 from formats.frames import Frame
 from model import Transformer
 from tools.sandbox import Sandbox
