@@ -51,7 +51,7 @@ from engine.generation import generate
 from engine.inference import for_inference
 from formats.calls import CallError
 from formats.checkpoint import checkpoint_folder
-from formats.frames import Frame, load_frame
+from formats.frames import FAMILIES, Frame, load_frame
 from formats.prompts import PROMPTS
 from model import KVCache, Transformer
 from mor import ROLES
@@ -285,6 +285,8 @@ def model_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("agent").add_argument
     add("--model", default=str(HERE / "tiny"), metavar="DIR|HUB_ID", help="base model")
     add("--adapter", default="output", metavar="DIR", help="what train.py wrote for it; '': the base alone")
+    add("--frame", choices=tuple(FAMILIES), default="",
+        help="chat format; default: the adapter's, else by the special tokens of the tokenizer")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
         help="of the base; auto: bfloat16 on CUDA")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
@@ -357,14 +359,15 @@ def load(args: Namespace) -> tuple[Transformer, Frame]:
         mend = f"train one with `{command}` or give --adapter its folder"
         raise UserError(f"{args.adapter}: no adapter there; {mend}")
     device = choose_device(args.device)
-    frame = load_frame(folder, prompts=args.prompts or "short")
     model = Transformer.from_pretrained(folder, choose_dtype(args.dtype, device), device)
-    if args.adapter:  # trained with a frame and prompts, which it goes on with
+    frame, prompts = args.frame, args.prompts or ""
+    if args.adapter:  # it goes on with the frame and the prompts that it was trained with
         config = load_adapter(model, args.adapter)
         if args.prompts not in (None, config.prompts):
             got = f"--prompts: got {args.prompts}, {args.adapter} was trained with {config.prompts}"
             raise UserError(f"{got}; leave the flag out")
-        frame = load_frame(folder, config.frame, config.prompts)
+        frame, prompts = frame or config.frame, config.prompts
+    frame = load_frame(folder, frame, prompts)
     return for_inference(model.eval()), frame
 
 

@@ -212,7 +212,7 @@ def render_prompt(record: dict, frame: Frame) -> Example:
     example.add(frame.begin + frame.encode(system_text(record, frame.prompts)), "reasoner")
     for role, prompt in zip(ROLES, role_prompts(domain_of(record), frame.prompts), strict=True):
         example.add(frame.encode_parts(MARK.split(f"\n{prompt}"), MARKS), role)
-    example.add([frame.end], "reasoner")
+    example.add(frame.ends["system"], "reasoner")
     return example
 
 
@@ -234,7 +234,7 @@ def render_turn(turn: dict, frame: Frame, domain: str) -> Example:
         content = frame.encode(thought + PROMPTS[frame.prompts][domain].ending.format(turn["next"]))
     else:
         content = frame.encode(turn["content"])
-    example.add([*content, frame.end], role if role in ROLES else "reasoner", trained=role in ROLES)
+    example.add(content + frame.ends[role], role if role in ROLES else "reasoner", trained=role in ROLES)
     return example
 
 

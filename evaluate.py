@@ -4,6 +4,7 @@
     python evaluate.py math --data test.jsonl --python --output results/gsm8k.jsonl   Table 3; so is MATH
     python evaluate.py roles --data heldout.jsonl --output results/roles.jsonl        Fig. 4
     python evaluate.py score results/bfcl.jsonl                                       its table once more
+    python evaluate.py compare results/A.jsonl results/B.jsonl                        is B better than A?
 
 `python evaluate.py bfcl --help` says what that suite measures and what the paper leaves open, and so do the
 others. Base model and adapter are given as for agent.py; --adapter '' is the base alone, which computes what
@@ -17,6 +18,8 @@ bfloat16, two close tokens may change places with what else is in the batch.)
 
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,14 +27,15 @@ from tqdm import tqdm
 from agent import load, model_arguments, sampling_arguments
 from cli import ArgumentParser, UserError, number, run
 from engine.together import together
-from evaluation import bfcl, bfcl_questions, maths, roles
+from evaluation import bfcl, bfcl_questions, compare, maths, roles
 from evaluation.results import encoded, file_faults, header_of, in_order, read_results, resume
 
-# A suite is a module with four functions; each question becomes a line of the result file.
+# A suite is a module with five functions; each question becomes a line of the result file.
 #   read(args) -> the questions; raises UserError
 #   play(model, frame, args, i, question) -> a play for engine/together.py, which returns the line
 #   judge(line) -> what of a line follows from the rest of it
 #   table(header, lines) -> the text that is printed at the end
+#   parts(line) -> what a line adds to the rows of evaluation/compare.py
 SUITES = {"bfcl": bfcl, "math": maths, "roles": roles}
 
 
@@ -53,19 +57,43 @@ def answer(args: Namespace) -> None:
 
 def score(path: Path) -> None:
     """Judge the lines of a result file once more and print the table. Raises UserError."""
-    with file_faults(path, "wanted a result file"):
-        header, lines = read_results(path, path.read_bytes(), SUITES)
+    header, lines = read(path)
     suite = SUITES[header["suite"]]
-    try:
+    with damage(path):
         judged = [line | suite.judge(line) for line in lines]
         table = suite.table(header, judged) if judged else ""
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error!r}); make it again") from None
     print(f"{header['model']}, adapter {header['adapter']}: {len(lines)} of {header['questions']} questions")
     print(table, end="")
     changed = sum(old != new for old, new in zip(lines, judged, strict=True))
     if changed:
         print(f"{changed} verdicts are not those in the file, which other code has judged")
+
+
+def compare_files(paths: list[Path]) -> None:
+    """Judge the lines of two result files once more and print how they differ. Raises UserError."""
+    (header_a, a), (header_b, b) = map(read, paths)
+    compare.check_same_questions(paths, [header_a, header_b], [a, b])
+    suite = SUITES[header_a["suite"]]
+    with damage(" or ".join(map(str, paths))):
+        a, b = ([line | suite.judge(line) for line in lines] for lines in (a, b))
+        columns = bfcl.compared if suite is bfcl else None  # only BFCL's are more than shares
+        table = compare.table(a, b, suite.parts, columns)
+        print(compare.heading(paths, [header_a, header_b]) + table, end="")
+
+
+def read(path: Path) -> tuple[dict, list[dict]]:
+    """Header and lines of a result file. Raises UserError."""
+    with file_faults(path, "wanted a result file"):
+        return read_results(path, path.read_bytes(), SUITES)
+
+
+@contextmanager
+def damage(where: Path | str) -> Iterator[None]:
+    """Raise as a UserError what judging a line stumbles over."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"{where}: damaged ({error!r}); make it again") from None
 
 
 # ---- the command ----
@@ -79,6 +107,11 @@ def parse_args(argv: list[str] | None) -> Namespace:
         add_arguments(command, name)
     command = commands.add_parser("score", help="Judge a result file once more and print its table.")
     command.add_argument("output", type=Path, metavar="FILE", help="results")
+    about = compare.__doc__
+    command = commands.add_parser(
+        "compare", description=about, help="Hold two result files of a suite together."
+    )
+    command.add_argument("outputs", type=Path, nargs=2, metavar="FILE", help="results: A, B")
     args = parser.parse_args(argv)
     if args.suite == "math" and not (args.python or args.unsafe_python):
         parser.error("math: got no --python; wanted it, or --unsafe-python, to run the executor's code")
@@ -114,6 +147,9 @@ def add_arguments(command: ArgumentParser, suite: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     sys.stdout.reconfigure(errors="backslashreplace")
+    if args.suite == "compare":
+        compare_files(args.outputs)
+        return
     if args.suite != "score":
         answer(args)
     score(args.output)

@@ -6,9 +6,9 @@ engine/generation.py makes text with it.
     model = Transformer.from_pretrained("folder or hub id owner/name", dtype=torch.bfloat16, device="cuda")
     logits = model(input_ids, lengths=[n1, n2])  # two packed documents, int64 [n1 + n2] -> [n1 + n2, vocab]
 
-Model types: llama (3.x), phi3 (3 and 3.5), qwen2 (2.5), PanguEmbedded (openPangu); formats/checkpoint.py
-reads their config and weights. Modules carry the names of the checkpoint, so loading needs no name map and
-is strict.
+Model types: llama, mistral, phi3, qwen2, qwen3, smollm3 and PanguEmbedded (openPangu). They are settings of
+one transformer, which formats/checkpoint.py reads from their configs. Modules carry the names of the
+checkpoint, so loading needs no name map and is strict.
 
 Shapes: T tokens of all documents, H query heads, G key/value heads, D channels of a head, d of them rotary.
 There is no batch axis and no padding: documents lie one after another on the token axis, positions restart
@@ -29,7 +29,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from formats.checkpoint import ModelConfig, checkpoint_folder, read_tensors, tensor_files
+from formats.checkpoint import (
+    HEAD,
+    ModelConfig,
+    checkpoint_folder,
+    read_tensors,
+    tensor_files,
+    without_repeated_head,
+)
 from mor import RoleRows, sort_by_role
 
 
@@ -101,7 +108,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class KVCache:
-    """Rotated keys and values of one sequence, per layer [2, 1, G, capacity, D]; capacity doubles at need.
+    """Keys (rotated) and values of one sequence, per layer [2, 1, G, capacity, D]; capacity doubles at need.
 
     For inference: what is stored is cut from the autograd graph.
     """
@@ -214,7 +221,8 @@ def by_role(x: Tensor, roles: RoleRows | None) -> Tensor:
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.layer, self.head_dim, self.window = layer, config.head_dim, config.window(layer)
+        self.layer, self.head_dim = layer, config.head_dim
+        self.window, self.rotary = config.window(layer), config.is_rotary(layer)
         hidden, width = config.hidden_size, config.num_attention_heads * config.head_dim
         kv_width = config.num_key_value_heads * config.head_dim
         self.widths = [width, kv_width, kv_width]
@@ -225,11 +233,15 @@ class Attention(nn.Module):
             self.k_proj = Linear(hidden, kv_width, bias=config.qkv_bias)
             self.v_proj = Linear(hidden, kv_width, bias=config.qkv_bias)
         self.o_proj = Linear(width, hidden, bias=config.o_bias)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """x [T, hidden] -> [T, hidden], rows as `layout.roles` orders them."""
         q, k, v = (in_sequence(part, layout.roles) for part in self.project(x, layout.roles))
-        q, k = rotate(q, layout.cos, layout.sin), rotate(k, layout.cos, layout.sin)
+        if self.rotary:
+            q, k = rotate(q, layout.cos, layout.sin), rotate(k, layout.cos, layout.sin)
         if layout.caches is not None:
             out = self.attend_cached(q, k, v, layout)
         elif q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):  # flash attention takes no other dtype
@@ -246,7 +258,10 @@ class Attention(nn.Module):
             parts = self.qkv_proj(x, roles).split(self.widths, dim=-1)
         else:
             parts = [self.q_proj(x, roles), self.k_proj(x, roles), self.v_proj(x, roles)]
-        return [part.unflatten(-1, (-1, self.head_dim)) for part in parts]
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)  # each head by itself
+        return [q, k, v]
 
     def attend_cached(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         """New tokens of each document, [T, heads, D], look at its cache, which they join -> [T, H, D]."""
@@ -454,7 +469,9 @@ class Transformer(nn.Module):
         folder = checkpoint_folder(path_or_id)
         config, files = ModelConfig.from_file(folder), tensor_files(folder)
         if config.tie_word_embeddings is None:
-            config = replace(config, tie_word_embeddings="lm_head.weight" not in files)
+            config = replace(config, tie_word_embeddings=HEAD not in files)
+        if config.tie_word_embeddings:
+            files = without_repeated_head(folder, files)
         with torch.device("meta"):
             model = cls(config)
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}

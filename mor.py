@@ -63,6 +63,7 @@ class MoRConfig:
     targets: tuple[str, ...] = TARGETS  # last parts of names; the default stands for those of it a model has
     shared_gate: bool = False  # paper silent: the released code gates the shared LoRA, Eq. 7 does not
     scale: float = 1.0  # of delta in Eq. 5; LoRA has alpha / rank, the paper nothing
+    dora: bool = False  # a rival: see engine/dora.py
     orthogonal: str = "directions"  # or "printed": two readings of Eq. 13, see overlap
     frame: str = ""  # how turns are marked, see formats/frames.py; "": the base model's own
     prompts: str = "short"  # or "paper": what the roles are told, see data.py
@@ -89,6 +90,8 @@ class MoRConfig:
         check("shared_gate", type(self.shared_gate) is bool, "true or false")
         scale_fits = type(self.scale) in (int, float) and 0 < self.scale < math.inf
         check("scale", scale_fits, "a number above 0")
+        dora_fits = self.dora is False or (self.loras == (1, 0, 0) and not self.shared_gate)
+        check("dora", type(self.dora) is bool and dora_fits, "false, or true with loras 1,0,0 and no gate")
         check("orthogonal", self.orthogonal in ("directions", "printed"), "directions or printed")
         check("frame", isinstance(self.frame, str), "a name")
         check("prompts", self.prompts in ("short", "paper"), "short or paper")
@@ -239,6 +242,10 @@ class MoRLinear(nn.Module):
 
     def forward(self, x: Tensor, roles: RoleRows | None = None) -> Tensor:
         """x [T, in], its rows grouped as `roles` says -> [T, out] in x's dtype. Raises UserError without."""
+        return self.add_delta(x, self.base.bias, roles)
+
+    def add_delta(self, x: Tensor, bias: Tensor | None, roles: RoleRows | None) -> Tensor:
+        """forward, with the bias that is given."""
         if roles is None:
             raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
         config, groups = self.config, self.config.groups
@@ -246,7 +253,7 @@ class MoRLinear(nn.Module):
         active = [config.active[ids[0]] for ids in groups.values()]
         parameters = [kind[role] for role in groups for kind in (self.lora_A, self.lora_B, self.router)]
         settings = role_sizes, active, config.shared_gate, config.scale
-        h, f, P = self.function(x, self.base.weight, self.base.bias, *settings, *parameters)
+        h, f, P = self.function(x, self.base.weight, bias, *settings, *parameters)
         if self.training and not _in_backward():
             self.statistics = f, P
         return h
@@ -325,26 +332,35 @@ def overlap(A_i: Tensor, A_j: Tensor, B_i: Tensor, B_j: Tensor, reading: str) ->
 # ------------------------------------------------------------------------------------ into and out of a model
 
 
-def add_mor(model: nn.Module, config: MoRConfig, seed: int = 0, init: str = "lora") -> int:
+def add_mor(
+    model: nn.Module,
+    config: MoRConfig,
+    seed: int = 0,
+    init: str = "lora",
+    layer_class: type[MoRLinear] = MoRLinear,
+) -> int:
     """Freeze the model and make its targeted linears MoRLinears; return their number.
 
-    init: "lora" or "released", see MoRLinear.reset_parameters.
+    init: "lora" or "released", see MoRLinear.reset_parameters. layer_class: engine/dora.py has another.
 
     The initial values follow from the seed alone: one generator, linears in the order of their names.
     Raises UserError as replace_linears does.
     """
-    layers = replace_linears(model, config)
+    layers = replace_linears(model, config, layer_class)
     generator = torch.Generator().manual_seed(seed)
     for layer in layers:
         layer.reset_parameters(generator, init)
     return len(layers)
 
 
-def replace_linears(model: nn.Module, config: MoRConfig) -> list[MoRLinear]:
+def replace_linears(
+    model: nn.Module, config: MoRConfig, layer_class: type[MoRLinear] = MoRLinear
+) -> list[MoRLinear]:
     """The new layers in the order of their names, LoRAs and routers all zero.
 
     Raises UserError when nothing matches, or when targets other than the default name an absent linear.
     """
+    assert config.dora == (layer_class is not MoRLinear), "DoRA wants engine.dora.layer_class"
     found = {name: module for name, module in sorted(model.named_modules()) if isinstance(module, nn.Linear)}
     present = {name.rpartition(".")[2] for name in found}
     missing = [target for target in config.targets if target not in present]
@@ -356,7 +372,7 @@ def replace_linears(model: nn.Module, config: MoRConfig) -> list[MoRLinear]:
     for name, module in found.items():
         parent, _, last = name.rpartition(".")
         if last in config.targets:
-            layers.append(MoRLinear(module, config).train(module.training))
+            layers.append(layer_class(module, config).train(module.training))
             setattr(model.get_submodule(parent), last, layers[-1])
     return layers
 
@@ -369,7 +385,7 @@ def mor_layers(model: nn.Module) -> list[MoRLinear]:
 
 def mor_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """All trained parameters, sorted by the names they have in adapter_model.safetensors."""
-    kinds = {"lora_A", "lora_B", "router"}
+    kinds = {"lora_A", "lora_B", "router", "magnitude"}
     return {name: p for name, p in sorted(model.named_parameters()) if kinds & set(name.split("."))}
 
 

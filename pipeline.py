@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import cli
 import data
 from sources.catalogue import SOURCES
-from stages import complete, judge, review, unify, verify
+from stages import answers, complete, judge, review, rules, unify, verify
 from stages.convert import convert
 from stages.preview import Requests, preview
 from stages.process import HELD_OUT, TRAIN, Results, Tally, beside, finish, process, read_items, table
@@ -59,9 +59,9 @@ def run_command(args: argparse.Namespace) -> None:
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(args.journal or folder / "journal.jsonl"))
         remove_temporaries(folder)  # nobody else has the journal: they are of a run that was killed
-        writer = open_endpoint(args, "", journal, stack)
+        writer = None if args.rules else open_endpoint(args, "", journal, stack)
         second = open_endpoint(args, "judge_", journal, stack)
-        jobs = [(complete_job(writer), folder / COMPLETED)]
+        jobs = [(complete_job(args, writer), folder / COMPLETED)]
         if second:
             jobs.append((judge_job(args, second), folder / JUDGED))
         jobs.append((verify_job(args, second, folder / REVIEW), folder / VERIFIED))
@@ -89,7 +89,7 @@ def convert_command(args: argparse.Namespace) -> None:
 
 
 def complete_command(args: argparse.Namespace) -> None:
-    ask_about_records(args, complete_job)
+    ask_about_records(args, partial(complete_job, args))
 
 
 def judge_command(args: argparse.Namespace) -> None:
@@ -108,7 +108,7 @@ def ask_about_records(args: argparse.Namespace, job_of: Callable[[Endpoint | Non
     next(read_items(args.file))  # its faults come before anything is made
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(args.journal or beside(args.output, "journal")))
-        endpoint = open_endpoint(args, "", journal, stack)
+        endpoint = None if args.rules else open_endpoint(args, "", journal, stack)
         job = job_of(endpoint)
         if args.dry_run and not endpoint:
             print("no model is asked")
@@ -135,7 +135,8 @@ def unify_command(args: argparse.Namespace) -> None:
 
 
 def unified(args: argparse.Namespace, paths: list[Path], evaluation: unify.Evaluation) -> Tally:
-    return unify.unify(paths, args.output, evaluation, args.seed, args.held_out, args.evaluation_names)
+    split = (args.seed, args.held_out, args.evaluation_names, args.sample, args.per_source)
+    return unify.unify(paths, args.output, evaluation, *split)
 
 
 # ---- stages that may ask ----
@@ -151,7 +152,9 @@ class Job(NamedTuple):
     others: dict[str, Path] = {}  # further files, as `process` takes them
 
 
-def complete_job(endpoint: Endpoint | None) -> Job:
+def complete_job(args: argparse.Namespace, endpoint: Endpoint | None) -> Job:
+    if args.rules:
+        return Job("complete", rules.fill_row, complete.requests, None)
     step = partial(complete.complete_row, **asking(endpoint))
     return Job("complete", step, complete.requests, endpoint)
 
@@ -163,15 +166,16 @@ def judge_job(args: argparse.Namespace, endpoint: Endpoint) -> Job:
 
 def verify_job(args: argparse.Namespace, endpoint: Endpoint | None, reviewed: Path) -> Job:
     """reviewed: the file of rows that wait for a person. Raises UserError."""
-    environment = read_environment(args)
+    environment, references = read_environment(args), answers.read_references(args.references)
     step = partial(
         verify.verify_row,
         **asking(endpoint),
         decisions=review.read_decisions(decisions_of(reviewed)),
         environment=environment,
         python=python_of(args),
+        references=references,
     )
-    requests = partial(verify.requests, environment=environment)
+    requests = partial(verify.requests, environment=environment, references=references)
     return Job("verify", step, requests, endpoint, {"review": reviewed})
 
 
@@ -317,6 +321,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     stage = add_stage(stages, "complete", complete_command, about)
     add_records(stage)
     add_output_file(stage)
+    add_rules(stage)
     add_model(stage, "the model that completes", "", OPENAI, NO_TEXTS)
     add_asking(stage)
 
@@ -356,6 +361,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     stage.add_argument("inputs", type=source_and_file, nargs="+", metavar="SOURCE=FILE", help=help)
     add_give_ups(stage)
     add_output_folder(stage)
+    add_rules(stage)
     add_model(stage, "the model that completes", "", OPENAI, NO_TEXTS)
     add_model(stage, "the second model, which judges and verifies", "judge-", DEEPSEEK, NO_MODEL)
     add_asking(stage)
@@ -363,10 +369,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add_running(stage)
     add_splitting(stage)
 
-    absent = argparse.Namespace(journal=None, tools=None, responses=None)  # else --help shows None
+    absent = argparse.Namespace(journal=None, tools=None, responses=None, sample=0, per_source=False)
+    absent.rules = False
     args = parser.parse_args(argv, absent)
     if args.responses and not args.tools:
         parser.error("--responses: got no --tools; wanted the schemas of the recorded functions")
+    if args.per_source and not args.sample:
+        parser.error("--per-source: got no --sample; wanted the number of rows of each data set")
     return args
 
 
@@ -401,6 +410,11 @@ def add_output_file(parser: argparse.ArgumentParser) -> None:
 
 def add_output_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+
+
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    help = "fill missing thoughts and summaries by templates; no model is asked for them (English alone)"
+    parser.add_argument("--rules", action="store_true", default=False, help=help)
 
 
 def add_model(
@@ -453,6 +467,8 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     add("--responses", metavar="FILE", help="recorded results of these functions, likewise")
     help = "run the code of maths rows, in a sandbox"
     add("--python", action="store_true", default=False, help=help)
+    help = "GSM8K's and MATH's files, whose answers maths rows have to give; else the second model's count"
+    add("--references", type=Path, nargs="+", default=[], metavar="PATH", help=help)
     help = "run it even where bubblewrap is not installed"
     add("--unsafe-python", action="store_true", default=False, help=help)
 
@@ -465,7 +481,11 @@ def add_splitting(parser: argparse.ArgumentParser) -> None:
     add("--evaluation-names", choices=unify.NAMES, default="executable", help=help)
     help = "share of function names, and of rows without functions, that are held out"
     add("--held-out", type=cli.number(float, 0, 1), default=0.02, metavar="X", help=help)
-    add("--seed", type=int, default=0, metavar="N", help="of the order and the split")
+    help = "the most rows of train.jsonl, chosen by --seed; a smaller sample is part of a larger; 0: all"
+    add("--sample", type=cli.number(int, 0), default=0, metavar="N", help=help)
+    help = "--sample counts the rows of each data set by itself"
+    add("--per-source", action="store_true", default=False, help=help)
+    add("--seed", type=int, default=0, metavar="N", help="of the order, the split and the sample")
 
 
 def main(argv: list[str] | None = None) -> None:

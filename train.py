@@ -48,12 +48,15 @@ from engine.devices import (
     start_processes,
     stop_on_signal,
 )
+from engine.dora import layer_class
+from engine.full import Masters
 from engine.fused import for_training, orthogonal_loss
 from engine.heldout import evaluate, per_role, table
+from engine.inference import for_inference
 from engine.loss import token_losses
 from engine.runs import Output, check_output, settings_of
 from formats.checkpoint import ModelConfig, checkpoint_folder
-from formats.frames import Frame, load_frame
+from formats.frames import FAMILIES, Frame, load_frame
 from formats.prompts import PROMPTS
 from model import Transformer
 from mor import ROLES, MoRConfig
@@ -64,6 +67,7 @@ HERE = Path(__file__).resolve().parent
 QUICK_RUN = dict(
     epochs=1.5, lr=3e-3, rank=8, tokens_per_batch=2048, grad_accum=1, save_every=200, eval_limit=50
 )
+OF_ADAPTERS = "rank loras active targets shared_gate init scale dora lr_ratio orthogonal balance".split()
 SAMPLE = HERE / "bfcl.jsonl"  # with it, unless --eval-data is given:
 SAMPLE_EVAL = {"unseen functions": HERE / "bfcl_heldout.jsonl", "seen functions": HERE / "bfcl_seen.jsonl"}
 
@@ -94,6 +98,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
     add = parser.add_argument_group("model and adapter").add_argument
     add("--model", default=absent, metavar="DIR|HUB_ID", help="base model; without it, a quick run on tiny/")
+    add("--method", choices=("adapter", "full"), default="adapter",
+        help="full: no adapter, all of the model is trained; it wants a learning rate 5 to 50 times smaller")
+    add("--frame", choices=tuple(FAMILIES), default="",
+        help="chat format; default: by the special tokens of the tokenizer")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
         help="of the base model; auto: bfloat16 on CUDA, else float32")
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
@@ -108,6 +116,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="of these per token, likewise; None: all but one of each role's, as in section 4.4, or the one")
     add("--scale", type=number(float, 1e-6), default=config.scale, metavar="F",
         help="of what the LoRAs add: alpha / rank in LoRA's words")
+    add("--dora", action="store_true", help="DoRA, with --loras 1,0,0: an output row has a trained length")
     add("--targets", default=",".join(config.targets), metavar="NAMES", help="names of linears to adapt")
     add("--shared-gate", action=argparse.BooleanOptionalAction, default=False,
         help="put a sigmoid gate on the shared LoRA, as the released code does and Eq. 7 does not")
@@ -149,6 +158,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.set_defaults(quick=True, model=str(HERE / "tiny"), **QUICK_RUN)
         args = parser.parse_args(argv)
     args.eval_data = eval_files(args)
+    if args.method == "full":
+        defaults = parser.parse_args(["--data", ""])
+        given = [name for name in OF_ADAPTERS if getattr(args, name) != getattr(defaults, name)]
+        if given:
+            flag = f"--{given[0].replace('_', '-')}"
+            parser.error(f"{flag}: got --method full, which has no adapter; leave out one of the two")
     if args.active is None:
         args.active = tuple(loras - 1 if loras > 1 else loras for loras in args.loras)
     return args
@@ -243,6 +258,7 @@ def learning_rate(step: int, steps: int, args: argparse.Namespace) -> float:
 
 def train(
     model: Transformer,
+    masters: Masters,
     trajectories: Trajectories,
     plan: list[list[list[int]]],
     optimizer: torch.optim.AdamW,
@@ -255,25 +271,32 @@ def train(
 
     Raises KeyboardInterrupt on Ctrl-C, after saving; UserError when the loss is no longer a finite number.
     """
-    gradients = flat_gradients(list(mor.mor_parameters(model).values()))
+    adapted = args.method != "full"
+    config = mor.mor_layers(model)[0].config if adapted else None
+    gradients = flat_gradients(list(masters.parameters.values()))
     model.train()
     with stop_on_signal() as caught, tqdm(total=len(plan), initial=step, disable=processes.bar()) as bar:
         while step < len(plan):  # Algorithm 1: repeat
             step += 1
             started = time.perf_counter()
             micro_batches = plan[step - 1]  # 1. a random batch of data
-            sums = StepSums(mor.mor_layers(model)[0].config, gradients.device)
+            sums = StepSums(config, gradients.device)
             supervised = sum(trajectories[i].supervised for i in itertools.chain(*micro_batches))
             gradients.zero_()
             for i in range(processes.rank, len(micro_batches), processes.size):
                 examples = [trajectories[j].example for j in micro_batches[i]]
                 nll, by_role = token_losses(model, examples)  # 2. forward with MoR, Eq. 5
                 ce = nll / supervised  # 3. the loss; Eq. 9
-                balance = mor.balance_loss(model, args.balance) / len(micro_batches)  # Eqs. 10 to 12
-                orthogonal = orthogonal_loss(model) if i == 0 else torch.zeros_like(ce)  # Eq. 13
+                balance = orthogonal = torch.zeros_like(ce)
+                if adapted:
+                    balance = mor.balance_loss(model, args.balance) / len(micro_batches)  # Eqs. 10 to 12
+                if adapted and i == 0:
+                    orthogonal = orthogonal_loss(model)  # Eq. 13
                 loss = ce + args.alpha1 * balance + args.alpha2 * orthogonal  # Eq. 8
                 loss.backward()
-                sums.add(torch.stack((loss, ce, balance, orthogonal)), by_role, mor.router_load(model))
+                masters.gather()
+                load = mor.router_load(model) if adapted else {}
+                sums.add(torch.stack((loss, ce, balance, orthogonal)), by_role, load)
             sums.stop += len(caught)  # a signal to one process stops all of them after the same step
             processes.sum(gradients)
             sums.over(processes)
@@ -286,6 +309,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_ratio"]
             optimizer.step()  # 4. update LoRAs and routers; all else is frozen
+            masters.publish()
 
             seconds = time.perf_counter() - started
             record = step_record(step, sums, grad_norm, lr, seconds, peak_memory(gradients.device))
@@ -313,13 +337,13 @@ def make_optimizer(parameters: dict[str, Tensor], args: argparse.Namespace) -> t
 class StepSums:
     """What a step adds up over its micro-batches and then over the processes, in float64."""
 
-    def __init__(self, config: MoRConfig, device: torch.device):
+    def __init__(self, config: MoRConfig | None, device: torch.device):
         options = dict(dtype=torch.float64, device=device)
         self.terms = torch.zeros(4, **options)  # loss, cross-entropy, balance, orthogonal
         self.by_role = torch.zeros(3, 4, **options)  # cross-entropy, hits, supervised tokens, tokens
-        self.groups = config.groups
-        routed = mor.routed_loras(config).items()
-        self.load = {role: torch.zeros(E, **options) for role, E in routed}  # f times tokens, per router
+        self.groups = config.groups if config else {}
+        routed = mor.routed_loras(config) if config else {}
+        self.load = {role: torch.zeros(E, **options) for role, E in routed.items()}  # f times tokens
         self.stop = torch.zeros(1, **options)  # signals caught
 
     def add(self, terms: Tensor, by_role: Tensor, load: dict[str, Tensor]) -> None:
@@ -388,20 +412,9 @@ def report(bar: tqdm, record: dict, seconds: float, processes: Processes) -> Non
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    targets = tuple(args.targets.split(","))
     folder = checkpoint_folder(args.model)
-    frame, base = load_frame(folder, prompts=args.prompts), ModelConfig.from_file(folder)
-    config = MoRConfig(
-        rank=args.rank,
-        loras=args.loras,
-        active=args.active,
-        targets=targets,
-        shared_gate=args.shared_gate,
-        orthogonal=args.orthogonal,
-        scale=args.scale,
-        frame=frame.name,
-        prompts=frame.prompts,
-    )
+    frame = load_frame(folder, args.frame, args.prompts)
+    base, config = ModelConfig.from_file(folder), adapter_config(args, frame)
     if args.show:
         for record in data.read_records(args.data)[: args.show]:
             print(data.show(data.render(record, frame), frame))
@@ -410,7 +423,7 @@ def main(argv: list[str] | None = None) -> None:
     if processes.rank == 0:  # a slower process could find what this one has begun to write
         check_output(args.output, args.resume)
     with torch.device("meta"):  # whether the targets exist is better known before all that takes time
-        mor.add_mor(Transformer(base), config)
+        mor.add_mor(Transformer(base), config, layer_class=layer_class(config))
     torch.manual_seed(args.seed)
     if args.quick:
         processes.say(quick_run())
@@ -425,24 +438,31 @@ def main(argv: list[str] | None = None) -> None:
     dtype = choose_dtype(args.dtype, device)
     args.dtype = str(dtype).removeprefix("torch.")
     model = Transformer.from_pretrained(folder, dtype, device)
-    output = Output(args.output, settings_of(args, trajectories, model), processes.rank == 0)
+    output = Output(args.output, settings_of(args, trajectories, model), frame, processes.rank == 0)
 
-    def evaluate_all(step: int) -> None:
+    def evaluate_all(model: Transformer, step: int) -> None:
         for name, of_set in held_out.items():
             processes.say(f"evaluating after step {step}: {name}")
             output.log({"step": step, "set": name, "eval": evaluate(model, of_set, frame, args, processes)})
 
     if not args.resume:
         output.start(args)
-        evaluate_all(0)  # of the base alone, as fast as it is: an adapter that starts at zero changes nothing
-    mor.add_mor(model, config, args.seed, args.init)
-    for_training(model)
+        if held_out:  # the base alone is as good: an adapter that starts at zero changes nothing
+            evaluate_all(for_inference(model), 0)
+            del model  # which can no longer be trained
+            model = Transformer.from_pretrained(folder, dtype, device)
+    if args.method == "full":
+        model.arrange_rows = lambda role_ids: None  # plain linears want no order of rows
+    else:
+        mor.add_mor(model, config, args.seed, args.init, layer_class(config))
+        for_training(model)
     model.gradient_checkpointing = args.gradient_checkpointing
     if args.compile:
         model.compile_elementwise()
-    optimizer = make_optimizer(mor.mor_parameters(model), args)
+    masters = Masters(model)
+    optimizer = make_optimizer(masters.parameters, args)
     if args.resume:
-        step = output.restore(model, optimizer)
+        step = output.restore(model, masters, optimizer)
     else:
         step = 0
         output.save(step, model, optimizer)
@@ -451,12 +471,29 @@ def main(argv: list[str] | None = None) -> None:
         f"{args.model} ({args.dtype}, {device}): {frozen:,} parameters frozen, {trained:,} trained\n"
         f"steps {step + 1} to {len(plan)} of up to {args.grad_accum} x {args.tokens_per_batch:,} tokens"
     )
-    train(model, trajectories, plan, optimizer, output, step, args, processes)
-    evaluate_all(len(plan))
+    train(model, masters, trajectories, plan, optimizer, output, step, args, processes)
     if held_out:
+        evaluate_all(for_inference(model), len(plan))
         processes.say(table(output.evaluations()))
-    processes.say(f"adapter in {args.output}")
+    how = f"--model {args.output} --adapter ''" if args.method == "full" else f"--adapter {args.output}"
+    processes.say(f"saved in {args.output}; use it by {how}")
     processes.end()
+
+
+def adapter_config(args: argparse.Namespace, frame: Frame) -> MoRConfig:
+    """Raises UserError."""
+    return MoRConfig(
+        rank=args.rank,
+        loras=args.loras,
+        active=args.active,
+        targets=tuple(args.targets.split(",")),
+        shared_gate=args.shared_gate,
+        orthogonal=args.orthogonal,
+        scale=args.scale,
+        dora=args.dora,
+        frame=frame.name,
+        prompts=frame.prompts,
+    )
 
 
 def longest_trajectory(args: argparse.Namespace, base: ModelConfig) -> int:

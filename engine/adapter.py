@@ -1,23 +1,28 @@
 """Adapter files: adapter_config.json and adapter_model.safetensors, written and read whole.
 
+    python -m engine.adapter export-peft DIR OUT    plain LoRA or DoRA in the files of PEFT
+
 The config holds the fields of mor.MoRConfig and the shape of the base model; no pickle anywhere.
 """
 
 import json
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import nn
 
-from cli import UserError, read_object, write_whole
+from cli import ArgumentParser, UserError, read_object, run, write_whole
+from engine.dora import layer_class
 from mor import MoRConfig, mor_layers, mor_parameters, replace_linears
 
 CONFIG, WEIGHTS, VERSION = "adapter_config.json", "adapter_model.safetensors", 1
+WANTED = "the folder of an adapter, with its config whole"
 # Not in the adapters of older code, which had no other.
-ADDED_LATER = {"scale": 1.0, "frame": "", "prompts": "short"}
+ADDED_LATER = {"scale": 1.0, "dora": False, "frame": "", "prompts": "short"}
 BASE_FIELDS = (  # of the base model's config: an adapter fits no other shape
     *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
@@ -44,14 +49,14 @@ def load_adapter(model: nn.Module, folder: str | Path) -> MoRConfig:
     unknown, missing or of another type or shape, an adapter of another base model.
     """
     path = Path(folder) / CONFIG
-    saved = read_object(path, "the folder of an adapter, with its config whole")
+    saved = read_object(path, WANTED)
     config = _parse_config(saved, model, path)
     path = Path(folder) / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
             if _copy_of_config(file) != json.loads(_config_text(config, model)):
                 raise UserError(f"{path}: not of one save with the {CONFIG} beside it; wanted both of one")
-            replace_linears(model, config)
+            replace_linears(model, config, layer_class(config))
             _fill(mor_parameters(model), file, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); wanted a whole safetensors file") from None
@@ -105,3 +110,66 @@ def _fill(parameters: dict[str, nn.Parameter], file: safe_open, path: Path) -> N
             wanted = f"{parameter.dtype} {list(parameter.shape)}"
             raise UserError(f"{path}: tensor {name} is {got}, wanted {wanted}")
         parameter.copy_(tensor)
+
+
+# ---- for PEFT ----
+
+PEFT_NAMES = {
+    "lora_A.reasoner": "lora_A.weight",
+    "lora_B.reasoner": "lora_B.weight",
+    "magnitude": "lora_magnitude_vector",
+}
+
+
+def export_peft(folder: Path, output: Path) -> None:
+    """Write an adapter of plain LoRA or DoRA for peft.PeftModel.from_pretrained. Raises UserError."""
+    path = folder / CONFIG
+    saved = {**ADDED_LATER, **read_object(path, WANTED)}
+    if saved.get("loras") != [1, 0, 0] or saved.get("shared_gate") is not False:
+        why = "PEFT has neither roles nor a router among LoRAs, so this would be another model"
+        raise UserError(f"{path}: loras is {saved.get('loras')}, wanted [1, 0, 0] without a gate; {why}")
+    if (output / CONFIG).exists():
+        raise UserError(f"{output}: holds an adapter already; choose another folder")
+    tensors = {}
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            for name in file.keys():
+                for ours, theirs in PEFT_NAMES.items():
+                    if name.endswith(f".{ours}"):
+                        renamed = f"base_model.model.{name.removesuffix(ours)}{theirs}"
+                        tensors[renamed] = _as_in_peft(ours, file.get_tensor(name))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS}: cannot be read ({error}); wanted an adapter, whole") from None
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": saved["rank"],
+        "lora_alpha": saved["scale"] * saved["rank"],
+        "use_dora": saved["dora"],
+        "target_modules": sorted({name.split(".lora_")[0].rpartition(".")[2] for name in tensors}),
+        "inference_mode": True,
+    }
+    text = json.dumps(config, indent=2) + "\n"
+    write_whole(output / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
+    write_whole(output / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _as_in_peft(kind: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A [1, rank, in] -> [rank, in]; B [1, rank, out] -> [out, rank]; m as it is."""
+    if kind == "magnitude":
+        return tensor
+    return tensor[0] if kind.startswith("lora_A") else tensor[0].T.contiguous()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="python -m engine.adapter", description="Adapters in the files of others.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    export = commands.add_parser("export-peft", help="plain LoRA or DoRA, for PeftModel.from_pretrained")
+    export.add_argument("adapter", type=Path, metavar="DIR", help="what train.py wrote")
+    export.add_argument("output", type=Path, metavar="OUT", help="folder to make")
+    args = parser.parse_args(argv)
+    export_peft(args.adapter, args.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

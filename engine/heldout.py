@@ -4,11 +4,13 @@ train.py reports the shares of right turns (`evaluate`, `table`), evaluate.py al
 """
 
 import argparse
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 import data
@@ -16,11 +18,14 @@ from cli import layout
 from engine.dataset import HeldOut
 from engine.devices import Processes
 from engine.generation import generate
-from engine.loss import LOGIT_ROWS, token_losses
+from engine.loss import LOGIT_ROWS, HeadCrossEntropy, sums_by_role, token_losses
+from engine.together import together
 from formats.calls import CallError, parse_calls, same_calls
 from formats.frames import Frame
 from model import KVCache, Transformer
 from mor import ROLES
+
+AT_ONCE = 16  # trajectories whose turns are written side by side
 
 
 def spread(items: Iterable, limit: int) -> list:
@@ -49,13 +54,14 @@ class Span:
 
 @dataclass
 class Retraced:
-    """A trajectory that the model has read, with the token it takes for likeliest after each."""
+    """A trajectory that the model has read."""
 
     record: dict
     ids: list[int]
     role_ids: list[int]
     spans: list[Span]  # one a turn
-    likeliest: list[int]
+    likeliest: dict[int, int]  # the model's token behind each position whose next token is supervised
+    sums: Tensor  # per role, as token_losses has them
     cache: KVCache
 
     def reference(self, i: int) -> list[int]:
@@ -73,11 +79,15 @@ def retrace(model: Transformer, record: dict, frame: Frame) -> Retraced:
         spans.append(Span(start, start + len(frame.headers[turn["role"]]), len(whole.input_ids)))
     weight = model.model.norm.weight
     cache = KVCache(model.config, weight.dtype, weight.device)
-    ids = torch.tensor(whole.input_ids, device=weight.device)
-    role_ids = torch.tensor(whole.role_ids, device=weight.device)
-    hidden = model.hidden_states(ids, role_ids, cache=cache)
-    likeliest = torch.cat([model.lm_head(rows).argmax(dim=-1) for rows in hidden.split(LOGIT_ROWS)])
-    return Retraced(record, whole.input_ids, whole.role_ids, spans, likeliest.tolist(), cache)
+    batch = data.collate([whole])
+    role_ids, labels = batch.role_ids.to(weight.device), data.targets(batch).to(weight.device)
+    here = (labels >= 0).nonzero().squeeze(1)
+    states = model.hidden_states(batch.input_ids.to(weight.device), role_ids, cache=cache, rows=here)
+    _, losses, hits = HeadCrossEntropy.apply(states, model.lm_head.weight, labels[here])
+    said = torch.cat([model.lm_head(rows).argmax(dim=-1) for rows in states.split(LOGIT_ROWS)])
+    likeliest = dict(zip(here.tolist(), said.tolist(), strict=True))
+    sums = sums_by_role(losses, hits, role_ids, here)
+    return Retraced(record, whole.input_ids, whole.role_ids, spans, likeliest, sums, cache)
 
 
 # ---- writing: the model's own turns ----
@@ -177,13 +187,13 @@ def go_on(
 # ---- counting: which turns are right ----
 
 
-def count_turns(record: dict, written: list[dict]) -> Counter:
-    """How many turns of write_turns are right; one without an end is not.
+def verdicts(record: dict, written: list[dict]) -> dict[str, list[bool]]:
+    """Which turns of write_turns are right, in their order; one without an end is not.
 
-    exact: the calls are those of the reference, in any order. exact_own: also after the reasoner's own words,
-    which must name the executor.
+    next_role: of reasoners. exact: of executors, the calls are those of the reference, in any order.
+    exact_own: of executors again, also after the reasoner's own words, which must name the executor.
     """
-    turns, counts = record["trajectory"], Counter()
+    turns, found = record["trajectory"], {"next_role": [], "exact": [], "exact_own": []}
     references = {line["turn"]: line["reference"] for line in written}
 
     def exact(text: str, i: int) -> bool:
@@ -194,13 +204,20 @@ def count_turns(record: dict, written: list[dict]) -> Counter:
     for line in written:
         i, text = line["turn"], line["text"] if line["ended"] else ""
         if "calls" in turns[i]:
-            counts["executor_turns"] += 1
-            counts["exact"] += exact(text, i)
+            found["exact"].append(exact(text, i))
         elif line["role"] == "reasoner":
             _, named = data.parse_next(text)
-            counts["reasoner_turns"] += 1
-            counts["next_role"] += named == turns[i]["next"]
-            counts["exact_own"] += "own" in line and exact(line["own"], i + 1)
+            found["next_role"].append(named == turns[i]["next"])
+            if "calls" in turns[i + 1]:
+                found["exact_own"].append("own" in line and exact(line["own"], i + 1))
+    return found
+
+
+def count_turns(record: dict, written: list[dict]) -> Counter:
+    """How many turns of write_turns are right, and how many there are."""
+    found = verdicts(record, written)
+    counts = Counter({name: sum(right) for name, right in found.items()})
+    counts.update(executor_turns=len(found["exact"]), reasoner_turns=len(found["next_role"]))
     return counts
 
 
@@ -234,21 +251,28 @@ def evaluate(
 ) -> dict:
     """Losses and accuracies on the reference tokens, and shares of turns that the model itself writes right.
 
-    It writes, greedily, for --eval-limit trajectories spread evenly over the file.
+    It writes, greedily, for --eval-limit trajectories spread evenly over the file; the others it only reads.
+    The model may be in either form; in that of engine/inference.py it takes less time.
     """
     model.eval()
     by_role = torch.zeros(len(ROLES), 4, dtype=torch.float64, device=model.model.norm.weight.device)
-    packs = data.pack([t.length for t in held_out], args.tokens_per_batch, 0, 0)
-    for indices in packs[processes.rank :: processes.size]:
-        by_role += token_losses(model, [held_out[i].example for i in indices])[1]
-    sums = processes.sum(by_role).tolist()
-    nll, supervised = sum(row[0] for row in sums), sum(row[2] for row in sums)
+    chosen = spread(range(len(held_out)), args.eval_limit)
+    others = [held_out[i] for i in sorted(set(range(len(held_out))) - set(chosen))]
+    packs = data.pack([each.length for each in others], args.tokens_per_batch, 0, 0)
+    packs = packs[processes.rank :: processes.size]
+    read = (token_losses(model, [others[i].example for i in indices])[1] for indices in packs)
+    for sums in progress(read, "read", len(packs), 0, processes):
+        by_role += sums
 
     counts = Counter()
-    chosen = spread(held_out, args.eval_limit)[processes.rank :: processes.size]
-    for each in tqdm(chosen, desc="writing turns", disable=processes.bar(), leave=False):
-        read = retrace(model, each.record, frame)
-        counts += count_turns(each.record, write_turns(model, read, frame))
+    mine = chosen[processes.rank :: processes.size]
+    plays = (reading_and_writing(model, held_out[i].record, frame) for i in mine)
+    written = together(model, plays, AT_ONCE)
+    for _, (sums, right) in progress(written, "read and written", len(mine), AT_ONCE, processes):
+        by_role += sums
+        counts += right
+    sums = processes.sum(by_role).tolist()
+    nll, supervised = sum(row[0] for row in sums), sum(row[2] for row in sums)
     names = ("executor_turns", "exact", "exact_own", "reasoner_turns", "next_role")
     counted = processes.sum(torch.tensor([counts[name] for name in names], device=by_role.device))
     executor_turns, exact, exact_own, reasoner_turns, next_role = counted.tolist()
@@ -262,6 +286,37 @@ def evaluate(
         "reasoner_turns": reasoner_turns,
         "next_role_accuracy": share(next_role, reasoner_turns),
     }
+
+
+def reading_and_writing(model: Transformer, record: dict, frame: Frame) -> Callable:
+    """The play of a trajectory, for engine/together.py -> its sums of token_losses, its count_turns."""
+    read = retrace(model, record, frame)  # here, since the thread of a play must not meet the model
+
+    def perform(speak: Callable) -> tuple[Tensor, Counter]:
+        return read.sums, count_turns(record, write_turns(model, read, frame, speak))
+
+    return perform
+
+
+def progress(results: Iterable, what: str, total: int, at_once: int, processes: Processes) -> Iterator:
+    """Pass on `total` results, with a bar or, where stderr is no terminal, about twenty lines.
+
+    A line says how long the rest takes; the first comes with the first result after five seconds. Of
+    results that are made side by side, `at_once` count as half done.
+    """
+    started = time.perf_counter()
+    due = started + 5
+    with tqdm(total=total, desc=what, disable=processes.bar(), leave=False) as bar:
+        for done, result in enumerate(results, 1):
+            yield result
+            bar.update()
+            now = time.perf_counter()
+            if bar.disable and now >= due and done < total:
+                reached = done + min(at_once, total - done) / 2
+                whole = (now - started) * total / reached
+                left = (started + whole - now) / 60
+                processes.say(f"{what}: {done} of {total}, {left:.1f} min left")
+                due = now + max(5, whole / 20)
 
 
 def table(lines: list[dict]) -> str:

@@ -114,6 +114,11 @@ class MoRInference(nn.Module):
         super().__init__()
         self.config, self.widths = layers[0].config, [layer.base.out_features for layer in layers]
         weight, bias = _side_by_side([layer.base for layer in layers])
+        up = [torch.cat([B.flatten(0, 1) for B in layer.lora_B.values()]) for layer in layers]
+        if self.config.dora:
+            ratios = [layer.ratio().detach() for layer in layers]
+            weight = (weight * torch.cat(ratios)[:, None]).to(weight.dtype)
+            up = [up[i] * ratio for i, ratio in enumerate(ratios)]
         groups = self.config.groups
         down = [layer.lora_A[role].flatten(0, 1) for layer in layers for role in groups]
         # a score for every LoRA: that of a shared one means nothing without shared_gate
@@ -124,7 +129,6 @@ class MoRInference(nn.Module):
         if bias is not None:
             bias = F.pad(bias, (0, len(whole) - len(bias)))
         self.inward = PackedLinear(whole, bias)
-        up = [torch.cat([layer.lora_B[role].flatten(0, 1) for role in groups]) for layer in layers]
         self.up = [B.detach().to(weight.dtype) for B in up]  # [L * rank, out] each
 
     def forward(self, x: Tensor, rows: AllRows | None = None) -> Tensor:

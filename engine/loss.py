@@ -19,19 +19,22 @@ LOGIT_ROWS = 512  # positions whose logits exist at a time: 0.25 GB in fp32 for 
 
 
 class HeadCrossEntropy(torch.autograd.Function):
-    """states [S, hidden], frozen head [vocab, hidden], wanted ids [S] -> losses [S] and hits [S].
+    """states [S, hidden], head [vocab, hidden], wanted ids [S] -> sum of losses; losses [S] and hits [S].
 
-    Both are float32, or float64 where the states are.
+    All are float32, or float64 where the states are. The sum alone has a gradient.
 
-    The gradient of the states is made in forward, while the logits of a chunk exist: two matmuls a chunk. To
-    keep the logits for backward takes too much memory, to make them again there a third matmul.
+    The gradients are made in forward, while the logits of a chunk exist: two matmuls a chunk, and a third
+    where the head is trained. To keep the logits for backward takes too much memory, to make them again there
+    one more matmul.
     """
 
     @staticmethod
-    def forward(ctx, states: Tensor, head: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx, states: Tensor, head: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(states.dtype, torch.float32)
         losses, hits = states.new_empty(2, len(states), dtype=dtype)
-        d_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        wants_states, wants_head, _ = ctx.needs_input_grad
+        d_states = torch.empty_like(states) if wants_states else None
+        d_head = torch.zeros_like(head, dtype=dtype) if wants_head else None
         for start in range(0, len(states), LOGIT_ROWS):
             rows = slice(start, start + LOGIT_ROWS)
             ids = wanted[rows, None]
@@ -39,19 +42,27 @@ class HeadCrossEntropy(torch.autograd.Function):
             of_wanted = log_probs.gather(1, ids)[:, 0]
             losses[rows] = -of_wanted
             hits[rows] = of_wanted == log_probs.amax(dim=1)  # several times as fast as argmax
-            if d_states is not None:
+            if wants_states or wants_head:
                 d_logits = log_probs.exp_().scatter_add_(1, ids, -torch.ones_like(ids, dtype=dtype))
-                d_states[rows] = d_logits.to(states.dtype) @ head
-        ctx.mark_non_differentiable(hits)
-        ctx.save_for_backward(d_states)
-        return losses, hits
+                d_logits = d_logits.to(states.dtype)
+            if wants_states:
+                d_states[rows] = d_logits @ head
+            if wants_head:
+                d_head += d_logits.T @ states[rows]
+        ctx.mark_non_differentiable(losses, hits)
+        ctx.save_for_backward(d_states, d_head)
+        ctx.head_dtype = head.dtype
+        return losses.sum(), losses, hits
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_losses: Tensor, _) -> tuple[Tensor, None, None]:
-        assert not ctx.needs_input_grad[1], "the head is frozen: no gradient is made for it"
-        (d_states,) = ctx.saved_tensors
-        return d_states * d_losses[:, None].to(d_states.dtype), None, None
+    def backward(ctx, d_sum: Tensor, *_) -> tuple[Tensor | None, Tensor | None, None]:
+        d_states, d_head = ctx.saved_tensors
+        if d_states is not None:
+            d_states = d_states * d_sum.to(d_states.dtype)
+        if d_head is not None:
+            d_head = (d_head * d_sum).to(ctx.head_dtype)
+        return d_states, d_head, None
 
 
 def token_losses(model: Transformer, examples: list[Example]) -> tuple[Tensor, Tensor]:
@@ -63,7 +74,12 @@ def token_losses(model: Transformer, examples: list[Example]) -> tuple[Tensor, T
     role_ids, labels = batch.role_ids.to(device), data.targets(batch).to(device)  # [T]; targets are shifted
     here = (labels >= 0).nonzero().squeeze(1)  # [S]
     states = model.hidden_states(batch.input_ids.to(device), role_ids, batch.lengths, rows=here)
-    losses, hits = HeadCrossEntropy.apply(states, model.lm_head.weight, labels[here])
+    nll, losses, hits = HeadCrossEntropy.apply(states, model.lm_head.weight, labels[here])
+    return nll, sums_by_role(losses, hits, role_ids, here)
+
+
+def sums_by_role(losses: Tensor, hits: Tensor, role_ids: Tensor, here: Tensor) -> Tensor:
+    """What token_losses returns per role. losses and hits [S] of the positions `here`, role_ids [T]."""
     columns = torch.stack((losses.detach(), hits, torch.ones_like(losses)), dim=1).double()  # [S, 3]
     sums = F.one_hot(role_ids[here + 1], len(ROLES)).double().T @ columns
-    return losses.sum(), torch.cat((sums, role_ids.bincount(minlength=len(ROLES))[:, None]), dim=1)
+    return torch.cat((sums, role_ids.bincount(minlength=len(ROLES))[:, None]), dim=1)

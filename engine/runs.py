@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from cli import UserError, write_whole
 from engine.adapter import save_adapter
 from engine.dataset import Trajectories
+from engine.full import Masters, save_checkpoint
+from formats.frames import Frame
 from model import Transformer
 
 STATE, METRICS, ARGS = "training_state.safetensors", "metrics.jsonl", "train_args.json"
@@ -29,7 +31,8 @@ def check_output(folder: Path, resume: bool) -> None:
     """Raises UserError when there is nothing to resume, or when a fresh run would overwrite another."""
     if resume and not (folder / STATE).exists():
         raise UserError(f"--resume: {folder} has no {STATE}, no run to go on with; drop --resume")
-    found = [name for name in (STATE, "adapter_model.safetensors") if (folder / name).exists()]
+    results = "adapter_model.safetensors", "model.safetensors"
+    found = [name for name in (STATE, *results) if (folder / name).exists()]
     if found and not resume:
         raise UserError(
             f"--output: {folder} holds a run ({found[0]}); go on with it by --resume or choose another folder"
@@ -56,8 +59,8 @@ def named_parameters(optimizer: torch.optim.AdamW) -> Iterator[tuple[str, torch.
 class Output:
     """What is written to the output folder, by the first process only."""
 
-    def __init__(self, folder: Path, settings: dict, writes: bool):
-        self.folder, self.settings, self.writes = folder, settings, writes
+    def __init__(self, folder: Path, settings: dict, frame: Frame, writes: bool):
+        self.folder, self.settings, self.frame, self.writes = folder, settings, frame, writes
 
     def start(self, args: argparse.Namespace) -> None:
         """Begin a fresh run; a folder that cannot be written is found out here, before any work."""
@@ -87,7 +90,7 @@ class Output:
         return [line for line in map(json.loads, lines) if "eval" in line]
 
     def save(self, step: int, model: Transformer, optimizer: torch.optim.AdamW) -> None:
-        """Write the training state, then the adapter; a kill between the two leaves it to `restore`."""
+        """Write the training state, then the result; a kill between the two leaves it to `restore`."""
         if not self.writes:
             return
         metrics_bytes = (self.folder / METRICS).stat().st_size
@@ -100,10 +103,17 @@ class Output:
                     tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
         write_whole(self.folder / STATE, lambda path: save_file(tensors, path, {"state": state}))
         if step:
+            self._save_result(model)
+
+    def _save_result(self, model: Transformer) -> None:
+        """The adapter or, of full fine-tuning, the checkpoint."""
+        if self.settings["method"] == "full":
+            save_checkpoint(model, self.frame, self.folder)
+        else:
             save_adapter(model, self.folder)
 
-    def restore(self, model: Transformer, optimizer: torch.optim.AdamW) -> int:
-        """Put the parameters, AdamW, the adapter and metrics.jsonl back to the last save; return its step.
+    def restore(self, model: Transformer, masters: Masters, optimizer: torch.optim.AdamW) -> int:
+        """Put the parameters, AdamW, the result and metrics.jsonl back to the last save; return its step.
 
         Raises UserError when a setting has changed since, or when the state cannot be read.
         """
@@ -130,16 +140,17 @@ class Output:
                 moments[index] = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS}
                 moments[index]["step"] = torch.tensor(float(step))
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        masters.publish()
         if self.writes:
             self._restore_files(state, model)
         return step
 
     def _restore_files(self, state: dict, model: Transformer) -> None:
-        """Cut metrics.jsonl back, remove what a killed save left, write the adapter of that save."""
+        """Cut metrics.jsonl back, remove what a killed save left, write the result of that save."""
         metrics = self.folder / METRICS
         if metrics.exists():
             os.truncate(metrics, min(state["metrics_bytes"], metrics.stat().st_size))
         for left_over in self.folder.glob(".*.tmp"):
             left_over.unlink()
         if state["step"]:
-            save_adapter(model, self.folder)  # after the last step, no save would follow
+            self._save_result(model)  # after the last step, no save would follow

@@ -151,8 +151,7 @@ def judge(line: dict) -> dict:
 def columns(verdicts: dict[str, list[bool | None]]) -> dict[str, Column | None]:
     """The leaderboard's columns from the verdicts of each category; None where one that it needs was not run.
 
-    Questions whose verdict is None were not run, and count nowhere. REST cannot be run here: without it the
-    simple half of "Non-live Exec" is exec_simple alone, where the leaderboard takes the mean of both.
+    Questions whose verdict is None were not run, and count nowhere.
     """
     for category in set(verdicts) - set(CATEGORIES):
         raise ValueError(f"category {category!r}: unknown, wanted one of {', '.join(CATEGORIES)}")
@@ -167,9 +166,18 @@ def columns(verdicts: dict[str, list[bool | None]]) -> dict[str, Column | None]:
             together += judged
         return wilson(sum(together), len(together))
 
+    return leaderboard(over, mean)
+
+
+def leaderboard(over: Callable, mean: Callable) -> dict:
+    """Its columns: over(*categories) is the accuracy on their questions together, None where one was not run.
+
+    mean([...]) of such values is None where one of them is. REST cannot be run here: without it the simple
+    half of "Non-live Exec" is exec_simple alone, where the leaderboard takes the mean of both.
+    """
     simple = mean([over("simple_python"), over("simple_java"), over("simple_javascript")])
     exec_simple, rest = over("exec_simple"), over("rest")
-    if rest:
+    if rest is not None:
         exec_simple = mean([exec_simple, rest])
     found = {
         "Non-live AST": mean([simple, over("multiple"), over("parallel"), over("parallel_multiple")]),
@@ -180,6 +188,18 @@ def columns(verdicts: dict[str, list[bool | None]]) -> dict[str, Column | None]:
     }
     reported = ("Non-live AST", "Non-live Exec", "Live AST", "Relevance")
     return found | {"Average": mean([found[name] for name in reported])}  # the paper's
+
+
+def compared(over: Callable, mean: Callable) -> dict:
+    """The columns for compare.py. A few questions of relevance make the average wide: it is also without."""
+    found = leaderboard(over, mean)
+    without = mean([found[name] for name in ("Non-live AST", "Non-live Exec", "Live AST")])
+    return found | {"Average without relevance": without}
+
+
+def parts(line: dict) -> dict:
+    """What a question adds to the rows of compare.py: the verdict, to its category's."""
+    return {} if line["valid"] is None else {line["category"]: [(line["valid"], 1)]}
 
 
 def table(header: dict, lines: list[dict]) -> str:

@@ -30,9 +30,9 @@ from agent import run_episode, sampling
 from cli import UserError, layout, parse_object
 from data import numbered_lines
 from engine.heldout import spread
-from evaluation.formula import same_values, values_of
 from evaluation.tables import grouped, paper_cells, paper_note, share_cells
 from formats.calls import JSON
+from formats.formula import same_values, values_of
 from formats.frames import Frame
 from model import Transformer
 from tools.sandbox import Sandbox
@@ -259,6 +259,12 @@ def judge(line: dict) -> dict:
         return {"answer": answer, "valid": True, "reason": ""}
     reason = f"got {answer!r:.60}, wanted {reference!r:.60}" if answer else "no answer"
     return {"answer": answer, "valid": False, "reason": reason}
+
+
+def parts(line: dict) -> dict:
+    """What a problem adds to the rows of compare.py: the verdict, to file, level and subject."""
+    names = [line[key] for key in ("category", "level", "type") if line[key]]
+    return {name: [(line["valid"], 1)] for name in names}
 
 
 def table(header: dict, lines: list[dict]) -> str:

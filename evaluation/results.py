@@ -23,6 +23,7 @@ from model import Transformer
 SETTINGS = (
     "categories",
     "limit",
+    "frame",
     "max_turns",
     "max_new_tokens",
     "temperature",

@@ -21,8 +21,7 @@ import torch
 
 import data
 from cli import layout
-from engine.heldout import count_turns, retrace, share, spread, write_turns
-from engine.loss import token_losses
+from engine.heldout import count_turns, retrace, share, spread, verdicts, write_turns
 from evaluation.tables import column_cells, reasons_not_run, wilson
 from formats.frames import Frame
 from model import Transformer
@@ -71,12 +70,11 @@ def play(model: Transformer, frame: Frame, args: Namespace, i: int, question: tu
         line["reason"] = f"not run: longer than the model's {positions} positions"
         nothing = {"sums": [[0.0] * 4] * len(ROLES), "turns": []}
         return lambda speak: line | nothing
-    with torch.no_grad():
-        sums = token_losses(model, [example])[1].tolist()
     retraced = retrace(model, record, frame)
 
     def perform(speak: Callable) -> dict:
-        return line | {"sums": sums, "turns": write_turns(model, retraced, frame, speak, every=True)}
+        turns = write_turns(model, retraced, frame, speak, every=True)
+        return line | {"sums": retraced.sums.tolist(), "turns": turns}
 
     return perform
 
@@ -85,6 +83,24 @@ def judge(line: dict) -> dict:
     """levenshtein: how near each turn is to its reference. counts: turns that are right (count_turns)."""
     similarities = [similarity(turn["text"], turn["reference"]) for turn in line["turns"]]
     return {"levenshtein": similarities, "counts": dict(count_turns(line["record"], line["turns"]))}
+
+
+def parts(line: dict) -> dict:
+    """What a record adds to the rows of compare.py, which are those of `table`."""
+    near = {role: [] for role in ROLES}
+    for turn, value in zip(line["turns"], line["levenshtein"], strict=True):
+        near[turn["role"]].append((value, 1))
+    found = {}
+    for role, (loss, hits, supervised, _) in zip(ROLES, line["sums"], strict=True):
+        found[f"{role}: loss"] = [(loss, supervised)]
+        found[f"{role}: token accuracy"] = [(hits, supervised)]
+        found[f"{role}: Levenshtein accuracy"] = near[role]
+    for what in ("loss", "token accuracy", "Levenshtein accuracy"):
+        found[f"all: {what}"] = [part for role in ROLES for part in found[f"{role}: {what}"]]
+    right = verdicts(line["record"], line["turns"])
+    for name, key in (("next role", "next_role"), ("calls", "exact"), ("calls after own words", "exact_own")):
+        found[name] = [(verdict, 1) for verdict in right[key]]
+    return found
 
 
 def table(header: dict, lines: list[dict]) -> str:

@@ -3,11 +3,11 @@
     python -m evidence.report          the text, with the tables in it
     python -m evidence.figures         the pictures beside it
 
-The words stand in evidence/template.md. There a line `<!-- tiny: Table 6 -->` becomes the table of that name of
-that study. What has no result yet is left out of a table, and said below it.
+The words stand in evidence/template.md. A line `<!-- tiny: Table 6 -->` of it becomes that table of that study.
+What has no result yet is left out of a table, and said below it.
 
-A share over several seeds is their mean and sample deviation; its interval, as that of a difference, is from a
-bootstrap in two levels, seeds and questions (evaluation/compare.py).
+A share over several seeds is their mean and sample deviation; its interval, and that of a difference, comes
+from a bootstrap in two levels, seeds and questions (evaluation/compare.py).
 """
 
 import re
@@ -19,6 +19,7 @@ import numpy as np
 from cli import ArgumentParser, run, write_whole
 from evaluation.compare import OverSeeds, draws, over_seeds
 from evidence.plan import RATES, Run, dev_loss, plan
+from evidence.similarity import MEASURES
 from evidence.study import RESULTS, ROOT, read_results
 from mor import ROLES
 
@@ -219,22 +220,23 @@ def figure_5(study: Study) -> str:
         "with (MoR)": study.whole("Table 6").get("MoR", []),
         "without": study.whole("Table 4").get("MoR, with balance loss", []),
     }
-    rows = [["orthogonal loss", "LoRAs of", "cosine", "A", "B", "overlap", "norm"]]
+    rows = [["orthogonal loss", "LoRAs of", *MEASURES, "norm"]]
     for name, results in rivals.items():
-        for role in ROLES if results else []:
-            cells = [
-                f"{np.mean([mean_of(result['similarity']['roles'][role][measure]) for result in results]):.4f}"
-                for measure in ("cosine", "A", "B", "overlap")
-            ]
-            norm = np.mean([mean_of(result["similarity"]["norms"][role]) for result in results])
-            rows.append([name, f"one role: {role}", *cells, f"{norm:.3f}"])
-        if results:
-            cells = [
-                f"{np.mean([mean_of(result['similarity']['between'][measure]) for result in results]):.4f}"
-                for measure in ("cosine", "A", "B", "overlap")
-            ]
-            rows.append([name, "two roles", *cells, ""])
+        if not results:
+            continue
+        found = [result["similarity"] for result in results]
+        for role in ROLES:
+            measures = [mean_measure([each["roles"][role] for each in found], name) for name in MEASURES]
+            norm = np.mean([mean_of(each["norms"][role]) for each in found])
+            rows.append([name, f"one role: {role}", *measures, f"{norm:.3f}"])
+        between = [mean_measure([each["between"] for each in found], name) for name in MEASURES]
+        rows.append([name, "two roles", *between, ""])
     return markdown(rows)
+
+
+def mean_measure(columns: list[dict], name: str) -> str:
+    """A measure of similarity, the mean over linears and runs."""
+    return f"{np.mean([mean_of(of_run[name]) for of_run in columns]):.4f}"
 
 
 def mean_of(values: list[float | None]) -> float:

@@ -14,14 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cli import UserError, read_object
 
-MODEL_TYPES = ("llama", "phi3", "qwen2", "PanguEmbedded")
+MODEL_TYPES = ("llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3", "PanguEmbedded")
 ROPE_TYPES = ("default", "llama3", "longrope")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+FULL, SLIDING = "full_attention", "sliding_attention"
 WANTED = "a JSON object, as in the folder of a Hugging Face checkpoint"
 
 
@@ -50,7 +53,9 @@ class ModelConfig:
     long_factor: tuple[float, ...] | None = None  # longrope
     attention_factor: float = 1.0  # cos and sin are multiplied by it
     sliding_window: int | None = None  # a query sees itself and the window - 1 tokens before it
-    first_window_layer: int = 0  # layers before this one see everything
+    window_layers: tuple[bool, ...] = ()  # for each layer, whether it has the window; empty: all have it
+    rotary_layers: tuple[bool, ...] = ()  # for each layer, whether q and k are rotated; empty: in all
+    qk_norm: bool = False  # each head of q and k is normed before it is rotated
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
@@ -67,7 +72,10 @@ class ModelConfig:
         return self.rope_type == "longrope" and length > self.original_max_position_embeddings
 
     def window(self, layer: int) -> int | None:
-        return self.sliding_window if layer >= self.first_window_layer else None
+        return self.sliding_window if not self.window_layers or self.window_layers[layer] else None
+
+    def is_rotary(self, layer: int) -> bool:
+        return not self.rotary_layers or self.rotary_layers[layer]
 
     @classmethod
     def from_file(cls, folder: str | Path) -> "ModelConfig":
@@ -84,7 +92,7 @@ class ModelConfig:
         """Check the fields of a parsed config.json. Raises UserError naming the field and `where`."""
         fields = Fields(data, where)
         model_type = fields.choice("model_type", MODEL_TYPES)
-        fields.choice("hidden_act", ("silu",), "silu")
+        fields.choice("hidden_act", ("silu", "swish"), "silu")  # two names of one function
         if data.get("quantization_config") is not None:
             fields.fail("quantization_config", "set", "weights in float32, bfloat16 or float16")
         hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
@@ -93,7 +101,7 @@ class ModelConfig:
             fields.fail("num_attention_heads", heads, f"a multiple of num_key_value_heads ({kv_heads})")
         if data.get("head_dim") is None and hidden % heads:
             fields.fail("hidden_size", hidden, f"a multiple of num_attention_heads ({heads}), or a head_dim")
-        bias = model_type == "llama" and fields.flag("attention_bias")  # of q, k, v and o
+        bias = model_type in ("llama", "qwen3", "smollm3") and fields.flag("attention_bias")  # q, k, v and o
         if model_type == "PanguEmbedded":
             bias = fields.flag("bias", ...)
         config = cls(
@@ -104,29 +112,54 @@ class ModelConfig:
             num_hidden_layers=fields.integer("num_hidden_layers", high=1000),
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
-            head_dim=fields.integer("head_dim", hidden // heads),
+            head_dim=fields.integer("head_dim", 128 if model_type == "qwen3" else hidden // heads),
             rms_norm_eps=fields.number("rms_norm_eps"),
             max_position_embeddings=fields.integer("max_position_embeddings", high=2**31),
             qkv_bias=bias or model_type == "qwen2",
             o_bias=bias,
-            mlp_bias=model_type == "llama" and fields.flag("mlp_bias"),
+            mlp_bias=model_type in ("llama", "smollm3") and fields.flag("mlp_bias"),
+            qk_norm=model_type == "qwen3",
             tie_word_embeddings=fields.flag("tie_word_embeddings", None),
             eos_token_ids=fields.token_ids("eos_token_id"),
         )
+        if model_type == "smollm3":
+            config = replace(config, rotary_layers=rotary_layers(fields, config.num_hidden_layers))
         return replace(config, **window_fields(fields, config), **rope_fields(fields, config))
 
 
+def rotary_layers(fields: "Fields", layers: int) -> tuple[bool, ...]:
+    """smollm3's no_rope_layers, in which 1 means rotary; without it, every fourth layer is not."""
+    interval = fields.integer("no_rope_layer_interval", 4)
+    every_fourth = [int((i + 1) % interval != 0) for i in range(layers)]
+
+    def good(value) -> bool:
+        return isinstance(value, list) and len(value) >= layers and all(flag in (0, 1) for flag in value)
+
+    flags = fields.get("no_rope_layers", every_fourth, good, f"{layers} or more numbers, each 0 or 1")
+    return tuple(map(bool, flags[:layers]))
+
+
 def window_fields(fields: "Fields", config: ModelConfig) -> dict:
-    """Which layers see a sliding window: all of phi3, the upper ones of qwen2 if switched on, else none."""
+    """The sliding window, and which layers have it."""
     if config.model_type == "phi3":
         return {"sliding_window": fields.integer("sliding_window", None, high=2**31)}
-    if config.model_type != "qwen2" or not fields.flag("use_sliding_window"):
+    if config.model_type == "mistral":
+        default = None if "sliding_window" in fields.data else 4096  # of a file that does not say null
+        return {"sliding_window": fields.integer("sliding_window", default, high=2**31)}
+    if config.model_type not in ("qwen2", "qwen3", "smollm3"):
         return {}
-    first = fields.integer("max_window_layers", low=0)
-    kinds = ["full_attention" if i < first else "sliding_attention" for i in range(config.num_hidden_layers)]
-    if (given := fields.data.get("layer_types")) not in (None, kinds):
-        fields.fail("layer_types", given, f"sliding_attention from max_window_layers ({first}) on")
-    return {"sliding_window": fields.integer("sliding_window", high=2**31), "first_window_layer": first}
+    layers = config.num_hidden_layers
+    if not fields.flag("use_sliding_window"):
+        fields.layer_types([FULL] * layers, (FULL,))
+        return {}
+    if config.model_type == "smollm3":
+        kinds = [FULL if rotary else SLIDING for rotary in config.rotary_layers]
+    else:
+        first = fields.integer("max_window_layers", low=0)
+        kinds = [FULL if i < first else SLIDING for i in range(layers)]
+    kinds = fields.layer_types(kinds, (FULL, SLIDING))
+    windowed = tuple(kind == SLIDING for kind in kinds)
+    return {"sliding_window": fields.integer("sliding_window", high=2**31), "window_layers": windowed}
 
 
 def rope_fields(fields: "Fields", config: ModelConfig) -> dict:
@@ -134,7 +167,7 @@ def rope_fields(fields: "Fields", config: ModelConfig) -> dict:
     rope = rope_settings(fields, config.model_type)
     found = {
         "rope_type": rope.choice("rope_type", ROPE_TYPES, "default"),
-        "rope_theta": rope.number("rope_theta", 10000.0),
+        "rope_theta": rope.number("rope_theta", 2e6 if config.model_type == "smollm3" else 1e4),
         "partial_rotary_factor": rope.number("partial_rotary_factor", 1.0),
     }
     rotary_dim = replace(config, **found).rotary_dim
@@ -150,17 +183,23 @@ def rope_fields(fields: "Fields", config: ModelConfig) -> dict:
 
 
 def rope_settings(fields: "Fields", model_type: str) -> "Fields":
-    """What stands in `rope_parameters` or `rope_scaling`; what these lack stands at the top level."""
-    name = "rope_parameters" if fields.data.get("rope_parameters") is not None else "rope_scaling"
+    """What stands in `rope_scaling` or, where that is absent or empty, in `rope_parameters`.
+
+    A checkpoint that passed through two versions of transformers may have both. As in version 5, the older
+    name wins, and what it lacks is looked for at the top level alone.
+    """
+    name = "rope_scaling" if fields.data.get("rope_scaling") else "rope_parameters"
     nested = fields.data.get(name) or {}
     if not isinstance(nested, dict):
         fields.fail(name, nested, "an object or null")
-    shared = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
     settings = {
-        **{key: fields.data.get(key) for key in shared},
+        "rope_theta": fields.data.get("rope_theta"),
+        "partial_rotary_factor": fields.data.get("partial_rotary_factor"),
         "rope_type": nested.get("type"),
         **{key: value for key, value in nested.items() if value is not None},
     }
+    if (original := fields.data.get("original_max_position_embeddings")) is not None:
+        settings["original_max_position_embeddings"] = original  # here the top level wins
     if model_type == "phi3" and settings["rope_type"] in ("su", "yarn"):
         settings["rope_type"] = "longrope"  # the names that early Phi-3 files used for it
     return Fields(settings, f"{fields.where}: {name}")
@@ -219,6 +258,15 @@ class Fields:
 
     def choice(self, name: str, options: tuple[str, ...], default=...) -> str:
         return self.get(name, default, lambda x: x in options, "one of " + ", ".join(options))
+
+    def layer_types(self, default: list[str], options: tuple[str, ...]) -> list[str]:
+        """A kind of attention for each layer."""
+        count = len(default)
+
+        def good(value) -> bool:
+            return isinstance(value, list) and len(value) == count and all(kind in options for kind in value)
+
+        return self.get("layer_types", default, good, f"{count} times one of {', '.join(options)}")
 
     def token_ids(self, name: str) -> tuple[int, ...]:
         value = [] if self.data.get(name) is None else self.data[name]
@@ -281,17 +329,32 @@ def tensor_files(folder: Path) -> dict[str, str]:
     return {name: file for name, file in files.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
+def without_repeated_head(folder: Path, files: dict[str, str]) -> dict[str, str]:
+    """`files` of a tied model without a head that equals the embedding: some programs store it all the same.
+
+    Raises UserError for another head.
+    """
+    if HEAD not in files or EMBEDDING not in files:
+        return files
+    with opened(folder / files[HEAD]) as first, opened(folder / files[EMBEDDING]) as second:
+        if not torch.equal(first.get_tensor(HEAD), second.get_tensor(EMBEDDING)):
+            wanted = "wanted the two equal, or tie_word_embeddings false"
+            raise UserError(f"{folder / files[HEAD]}: {HEAD} differs from {EMBEDDING}; {wanted}")
+    return {name: file for name, file in files.items() if name != HEAD}
+
+
 def read_tensors(
     folder: Path, files: dict[str, str], shapes: dict[str, list[int]]
 ) -> Iterator[tuple[str, Tensor]]:
     """Each of `files` in turn, mapped and checked against the `shapes` asked for. Raises UserError."""
     for name in shapes:
         if name not in files:
-            raise UserError(f"{folder}: tensor {name} is missing; its config.json asks for it")
+            longer = [stored for stored in files if stored.endswith(f".{name}")]
+            hint = f" ({longer[0]} is there: save the model without its wrapper)" if longer else ""
+            raise UserError(f"{folder}: tensor {name} is missing; its config.json asks for it{hint}")
     for name, file in files.items():
         if name not in shapes:
-            hint = " (is tie_word_embeddings wrong?)" if name == "lm_head.weight" else ""
-            raise UserError(f"{folder / file}: tensor {name} is unexpected; config.json has none{hint}")
+            raise UserError(f"{folder / file}: tensor {name} is unexpected; config.json has none")
     for name, file in files.items():
         path = folder / file
         with opened(path) as stored:  # opened for each: what was read is unmapped, so memory holds one copy
@@ -303,4 +366,6 @@ def read_tensors(
             raise UserError(f"{path}: tensor {name} has shape {shape}; config.json asks for {shapes[name]}")
         if not kind.is_floating_point or kind.itemsize == 1:
             raise UserError(f"{path}: tensor {name} is stored as {kind}; wanted floats of 16 bits or more")
+        if not torch.stack(tensor.aminmax()).isfinite().all():  # a NaN is both the least and the largest
+            raise UserError(f"{path}: tensor {name} holds NaN or infinity; fetch or make the file again")
         yield name, tensor

@@ -25,30 +25,63 @@ from mor import ROLES
 class Family(NamedTuple):
     """A chat format, with special tokens by name."""
 
+    marks: tuple[str, ...]  # the special tokens that it is made of
     begin: str
     header: str  # {} is the name of the role
     end: str
-    stops: tuple[str, ...]  # further tokens that end a generated turn
-    names: dict[str, str]  # role -> its name, where that is not the role itself
+    stops: tuple[str, ...] = ()  # further tokens that end a generated turn
+    names: dict[str, str] = {}  # role -> its name, where that is not the role itself
+    ends: dict[str, str] = {}  # role -> what ends its turns, where that is not `end`
     between: str = ""  # stands before every header but the first, so that a turn ends with its `end`
 
 
+def after(mark: str, *roles: str) -> dict[str, str]:
+    """Names of roles as text behind a mark, in formats that have no header with a free name."""
+    return {role: f"{mark}{role}:\n" for role in roles}
+
+
+# A tokenizer's frame is the first whose marks are all special tokens of it, so those with rarer marks come
+# first: SmolLM3 has ChatML's marks beside Llama's. Zephyr's marks are those of many models without a frame.
+#
 # An observation has a header that a user's text cannot imitate; Qwen's template (<tool_response> as plain
-# text in a user turn) has none. Llama's template would add the date. Phi has no header with a free name; the
-# newlines beside its special tokens never become tokens.
+# text in a user turn) has none. Llama's template would add the date. The newlines beside Phi's special tokens
+# never become tokens. Where a header is or begins with text (Mistral, Zephyr), it is one only behind a mark
+# that ends the turn before.
 FAMILIES = {
-    "llama": Family(
+    "deepseek": Family(
+        ("<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
+        "<｜begin▁of▁sentence｜>", "{}", "<｜end▁of▁sentence｜>", ("<｜User｜>", "<｜Assistant｜>"),
+        {"system": "", "user": "<｜User｜>"} | after("<｜Assistant｜>", *ROLES, "observation"),
+        {"system": "", "user": ""}),
+    "phi4": Family(
+        ("<|im_start|>", "<|im_sep|>", "<|im_end|>"), "", "<|im_start|>{}<|im_sep|>", "<|im_end|>",
+        ("<|endoftext|>",)),
+    "chatml": Family(
+        ("<|im_start|>", "<|im_end|>"), "", "<|im_start|>{}\n", "<|im_end|>", ("<|endoftext|>",),
+        between="\n"),
+    "llama3": Family(
+        ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
         "<|begin_of_text|>", "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>",
         ("<|eom_id|>", "<|end_of_text|>"), {"observation": "ipython"}),
     "phi3": Family(
-        "", "{}", "<|end|>", ("<|assistant|>", "<|endoftext|>"), {"system": "<|system|>", "user": "<|user|>"}
-        | {role: f"<|assistant|>{role}:\n" for role in (*ROLES, "observation")}),
-    "qwen2": Family("", "<|im_start|>{}\n", "<|im_end|>", ("<|endoftext|>",), {}, between="\n"),
-    "PanguEmbedded": Family(
-        "<s>", "[unused9]{}：", "[unused10]", (), {"system": "系统", "user": "用户", "observation": "工具"}),
+        ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), "", "{}", "<|end|>",
+        ("<|assistant|>", "<|endoftext|>"),
+        {"system": "<|system|>", "user": "<|user|>"} | after("<|assistant|>", *ROLES, "observation")),
+    "mistral": Family(
+        ("<s>", "[INST]", "[/INST]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "</s>"), "<s>", "{}", "</s>",
+        ("[INST]", "[/INST]"),
+        {"system": "[INST]", "user": "[INST]", "observation": "[TOOL_RESULTS]"} | after("", *ROLES),
+        {"system": "[/INST]", "user": "[/INST]", "observation": "[/TOOL_RESULTS]"}),
+    "pangu": Family(
+        ("<s>", "[unused9]", "[unused10]"), "<s>", "[unused9]{}：", "[unused10]", (),
+        {"system": "系统", "user": "用户", "observation": "工具"}),
+    "zephyr": Family(("<s>", "</s>"), "<s>", "<|{}|>\n", "</s>", between="\n"),
 }  # fmt: skip
+TRAINED_WITH = "moragent"  # the key of config.json that says it: see engine/full.py
+ON_REQUEST = "zephyr"
 WANTED = "a JSON object, as in the folder of a Hugging Face model; fetch it again"
-SPECIAL = re.compile(r"(<\|\w+\|>|<s>|\[unused\d+\])")  # the special tokens above
+# what looks like a special token of a frame
+SPECIAL = re.compile(r"(<\|\w+\|>|<｜[\w▁]+｜>|<s>|\[unused\d+\]|\[/?(?:INST|TOOL_RESULTS)\])")
 
 
 @dataclass
@@ -61,7 +94,8 @@ class Frame:
     tokenizer: Tokenizer
     begin: list[int]  # what opens a sequence and its system turn
     headers: dict[str, list[int]]  # role -> what opens its turns
-    end: int
+    ends: dict[str, list[int]]  # role -> what ends its turns
+    end: int  # of the turns of the three roles
     stop_ids: tuple[int, ...]  # `end` and the family's further stops
     added: dict[str, int]  # special and other added tokens by name
     reserved: frozenset[int]  # their ids: no text becomes one of these
@@ -95,54 +129,72 @@ class Frame:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
-def load_frame(folder: str | Path, name: str = "", prompts: str = "short") -> Frame:
+def load_frame(folder: str | Path, name: str = "", prompts: str = "") -> Frame:
     """Read a model folder's frame from config.json and tokenizer.json. Raises UserError for what is wrong.
 
-    name: that of a family; "": the model's own.
+    name: that of a family; "": the one whose special tokens the tokenizer has. prompts: "": "short". A model
+    that was trained here as a whole goes on with what it was trained with.
     """
     path = Path(folder) / "tokenizer.json"
     config = read_object(path.with_name("config.json"), WANTED)
-    kind, size = name or str(config.get("model_type")), config.get("vocab_size")
-    if kind not in FAMILIES:
-        raise UserError(f"{folder}/config.json: model_type: got {kind}, wanted one of {', '.join(FAMILIES)}")
-    family, tokenizer = FAMILIES[kind], _load_tokenizer(path)
+    size, trained_with = config.get("vocab_size"), config.get(TRAINED_WITH)
+    if isinstance(trained_with, dict):
+        name = name or str(trained_with.get("frame"))
+        prompts = prompts or str(trained_with.get("prompts"))
+    tokenizer = _load_tokenizer(path)
     top = max(tokenizer.get_vocab().values(), default=0)
     if not (isinstance(size, int) and top < size):
         wanted = f"less than vocab_size {size} in config.json"
         raise UserError(f"{path}: got token ids up to {top}, wanted {wanted}")
     added = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
+    name = _family_of(name, added, path)
+    family = FAMILIES[name]
+    marks = re.compile("(" + "|".join(map(re.escape, family.marks)) + ")")
 
     def ids(text: str) -> list[int]:
         """Ids of text of ours, special tokens as such."""
         result = []
-        for part in filter(None, SPECIAL.split(text)):
-            if not SPECIAL.fullmatch(part):
-                result += tokenizer.encode(part, add_special_tokens=False).ids
-            elif part in added:
-                result.append(added[part])
-            else:
-                wanted = f"the tokenizer of a chat model of type {kind}"
-                raise UserError(f"{path}: has no special token {part}; wanted {wanted}")
+        for part in filter(None, marks.split(text)):
+            special = part in family.marks
+            result += [added[part]] if special else tokenizer.encode(part, add_special_tokens=False).ids
         return result
 
     def header(role: str) -> str:
         return family.header.format(family.names.get(role, role))
 
-    end = ids(family.end)[0]
+    turns = ("user", "observation", *ROLES)
+    end = added[family.end]
     # what a vocabulary without bytes cannot spell becomes the unknown token, which frames nothing
     harmless = added.get(getattr(tokenizer.model, "unk_token", None))
     return Frame(
         folder=Path(folder),
-        name=kind,
-        prompts=prompts,
+        name=name,
+        prompts=prompts or "short",
         tokenizer=tokenizer,
         begin=ids(family.begin + header("system")),
-        headers={role: ids(family.between + header(role)) for role in ("user", "observation", *ROLES)},
+        headers={role: ids(family.between + header(role)) for role in turns},
+        ends={role: ids(family.ends.get(role, family.end)) for role in ("system", *turns)},
         end=end,
         stop_ids=(end, *(added[token] for token in family.stops if token in added)),
         added=added,
         reserved=frozenset(added.values()) - {harmless},
     )
+
+
+def _family_of(name: str, added: dict[str, int], path: Path) -> str:
+    """`name` if the special tokens `added` of a tokenizer suffice for it; without one, their own family."""
+    if name and name not in FAMILIES:
+        raise UserError(f"{path}: got frame {name}, wanted one of {', '.join(FAMILIES)}")
+    if name:
+        if lacking := [mark for mark in FAMILIES[name].marks if mark not in added]:
+            raise UserError(f"{path}: has no special token {lacking[0]}; frame {name} wants it")
+        return name
+    fitting = [name for name, family in FAMILIES.items() if added.keys() >= set(family.marks)]
+    if fitting in ([], [ON_REQUEST]):
+        mend = f"; --frame {ON_REQUEST} would do" if fitting else ""
+        wanted = f"the tokenizer of a chat model with one of the frames {', '.join(FAMILIES)}{mend}"
+        raise UserError(f"{path}: its special tokens are of no known frame; wanted {wanted}")
+    return fitting[0]
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

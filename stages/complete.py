@@ -4,10 +4,13 @@ It fills what source.missing lists, and nothing else. It takes `ask`, which send
 returns its answer, so that here all is plain code. An answer is held against what was asked for; asking.py
 says how records are shown and how a model is asked again.
 
-The prompts ask for what Fig. 6 (function calling) and Fig. 7 (maths) ask for, in other words. Decisions,
-where the paper is silent: one request fills all missing texts of a record, so that they fit each other; a
-text that gives away what is observed only later is a fault, as is one that could be taken for a turn, a call
-or a frame.
+The prompts say what Fig. 6 (function calling) and Fig. 7 (maths) say, each rule in the words of our form.
+What executors do comes from the data, so Fig. 6's rules for them are not used. Decisions, where the paper is
+silent: one request fills all missing texts of a record, so that they fit each other. A text is a fault that
+gives away what is observed only later, could be taken for a turn, a call or a frame, repeats the request's
+own words, or is a thought that does not name the functions called behind it. Why a reasoner hands over to the
+summarizer (all is done, it gives up, no function fits, none is needed) the record tells, so the request says
+which it is.
 """
 
 import json
@@ -15,10 +18,11 @@ import re
 from typing import Any
 
 import data
-from formats.calls import BEFORE
+from formats.calls import BEFORE, CLOSE, OPEN, CallError, call_parts, check_call, check_calls, parse_calls
 from formats.frames import SPECIAL
+from sources.record import is_error
 from sources.rows import Refused
-from stages.asking import DATA, Fault, consult, quoted, read_object, shown
+from stages.asking import DATA, Fault, consult, is_parroted, quoted, read_object, shown
 from stages.edits import PATH, source_of
 from stages.process import Results
 from tools.endpoint import Ask, Message
@@ -34,26 +38,73 @@ Every text you write
 - fits the turns before and behind it as they stand, even where you would have done something else;
 - knows only the turns before it: a thought never tells a result that is observed later;
 - is in the language of the user's query, in plain words, and has at most 100 of them;
-- has no line `Next: ...`, no role as a heading, no call in any notation, no code and no special tokens."""
+- says it in its own words and never repeats the words of this request;
+- has no line `Next: ...`, no role as a heading, no code and no special tokens, and no call in any notation \
+unless calls are asked for."""
 ACTS = {True: "writes Python", False: "calls functions"}
 
+# What a text has to say. Fig. 6, the reasoner's rules 1 to 3:
 THINK = (
-    "a thought: what the user wants, what is known by now, and which functions with which values are to be "
-    "called next and why; do not answer the query"
+    "a thought: analyze the current status from the query and the history, and tell the approach that "
+    "completes the task: which functions, by their names, are to be called next with which values, and why; "
+    "do not answer the query"
 )
+ENOUGH = (
+    "a thought: the executor has completed the task. Tell which of its calls settled what the user wants, "
+    "and that the summarizer is to give the executor's results; do not answer the query"
+)
+GIVE_UP = (
+    "a thought: the query cannot be solved after these attempts. Tell what was tried, what failed, and that "
+    "it is given up; do not answer the query"
+)
+NONE_FITS = (
+    "a thought: nothing can be called for this query. Tell what would be needed and why no function on offer "
+    "serves; do not answer the query"
+)
+NO_CALL = (
+    "a thought: nothing is called before the reply behind it. Tell what this reply does instead, such as "
+    "asking for a detail that is missing or answering from earlier turns, and why; do not give the reply"
+)
+# Fig. 7, rules 1 to 6:
 PLAN = (
-    "a thought, as short as can be: the plan that the code behind it carries out. Start with the quantities "
-    "that are given and their values, go on in steps (First, Next, Finally) with formulas in parentheses, "
-    "end with the quantity that answers the problem. Compute nothing"
+    "a thought, as concise as possible: read and understand the problem and the code behind it, and give the "
+    "solution step by step. The first step extracts the variables and their values from the problem. First, "
+    "Next and Finally lead from step to step. Give the formulas and parameters for the code, but do not "
+    "calculate the results. Conclude by pointing out which parameters lead to the final result that is "
+    "needed. Formulas stand in parentheses, and mathematical symbols nowhere else"
 )
-CEASE = "a thought: why nothing is left to do, or why nothing can be done; do not answer the query"
-TELL = "a summary: a short answer to the user in natural language, from the observations alone"
-SOLVE = "a summary: a short answer to the problem, from the observations alone, its result in \\boxed{}"
+# Fig. 6, the summarizer's rules 1 to 3, 4 and 5:
 CONFIRM = (
-    "a summary: check the calls against the query, then say in one sentence what was called and with which "
-    "values; no result is known, so claim none"
+    "a summary, where no result was observed: examine the functions, the parameters and the format of the "
+    "executor's calls. If there are errors, correct them; if all is entirely correct, copy the calls. It is "
+    'no text but a JSON list of calls, [{"name": "...", "arguments": {...}}]'
 )
-REPLY = "a summary: what the thought before it leads to, as a short reply to the user"
+TELL = "a summary: a concise summary of the observations, in natural language and from them alone"
+SOLVE = "a summary: a short answer to the problem, from the observations alone, its result in \\boxed{}"
+REPLY = (
+    "a summary: from the information received so far and the thought before it, a short reply to the user's "
+    "query"
+)
+
+# An answer to another question, for a model that is asked again.
+EXAMPLES = {
+    THINK: (
+        "Tomorrow's weather in Oslo is wanted. get_forecast knows the weather of a city on a day, so it is "
+        "to be called with Oslo and tomorrow's date."
+    ),
+    ENOUGH: "get_forecast has told Oslo's weather, and the user asked for no more. The summarizer can go on.",
+    GIVE_UP: "get_forecast failed for Oslo twice, also with another date. No other way is left, so it ends.",
+    NONE_FITS: "A taxi is to be ordered, which takes a booking function. These here only know the weather.",
+    NO_CALL: "The user has named no city, and get_forecast cannot do without one. So the reply asks for it.",
+    PLAN: (
+        "First, the price is 3 and the number of tickets is 12. Next, the cost is (3 * 12), and the change "
+        "is (50 - cost). Finally, the change is what is asked for."
+    ),
+    CONFIRM: [{"name": "get_forecast", "arguments": {"city": "Oslo"}}],
+    TELL: "It will rain in Oslo tomorrow, at 9 degrees.",
+    SOLVE: "The change is \\boxed{14} euros.",
+    REPLY: "Which city do you want the weather for?",
+}
 
 
 def complete(record: dict, ask: Ask) -> dict:
@@ -66,7 +117,13 @@ def complete(record: dict, ask: Ask) -> dict:
     if not places:
         return record
     messages = request(record, places)
-    texts = consult(ask, messages, lambda answer: read_texts(answer, record, places), "completion")
+    example = quoted({path: EXAMPLES[task(record, i)] for path, i in places.items()})
+    texts = consult(ask, messages, lambda answer: read_texts(answer, record, places), "completion", example)
+    return with_texts(record, places, texts)
+
+
+def with_texts(record: dict, places: dict[str, int], texts: dict[str, str]) -> dict:
+    """The record with these texts (by path), which then stand in source.completed."""
     turns = list(record["trajectory"])
     for path, i in places.items():
         turns[i] = turns[i] | {"content": texts[path]}
@@ -96,7 +153,7 @@ def request(record: dict, places: dict[str, int]) -> list[Message]:
     for i in places.values():
         turns[i] = turns[i] | {"content": None}
     wanted = [f"{n}. {quoted(path)}: {task(record, i)}." for n, (path, i) in enumerate(places.items(), 1)]
-    form = "Answer with one JSON object and nothing else: exactly these keys, and each text as a string."
+    form = "Answer with one JSON object and nothing else: exactly these keys, each text as a string."
     asked = ["The record:", shown(record, turns), "", "Write, in place of null:", *wanted, "", form]
     system = COMPLETE % ACTS[data.domain_of(record) == "math"]
     return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(asked)}]
@@ -111,17 +168,32 @@ def requests(record: dict) -> list[list[Message]]:
 def task(record: dict, i: int) -> str:
     """What the text of turn i has to say."""
     turns, is_math = record["trajectory"], data.domain_of(record) == "math"
-    if turns[i]["role"] == "reasoner":
-        if turns[i]["next"] == "summarizer":
-            return CEASE
+    if turns[i]["role"] == "summarizer":
+        before = {turn["role"] for turn in this_query(turns, i)}
+        if "observation" in before:
+            return SOLVE if is_math else TELL
+        if "executor" in before and not is_math:
+            return CONFIRM
+        return REPLY
+    if turns[i]["next"] == "executor":
         return PLAN if is_math else THINK
-    query = max(j for j in range(i) if turns[j]["role"] == "user")
-    before = {turn["role"] for turn in turns[query:i]}
-    if "observation" in before:
-        return SOLVE if is_math else TELL
-    if "executor" in before and not is_math:
-        return CONFIRM
-    return REPLY
+    return why_summarizer(turns, i)
+
+
+def why_summarizer(turns: list[dict], i: int) -> str:
+    """What a reasoner has to say that names the summarizer: all is done, it gives up, or there is no call."""
+    before = this_query(turns, i)
+    if before[-1]["role"] == "observation" and is_error(before[-1]["content"]):
+        return GIVE_UP
+    if any(turn["role"] == "executor" for turn in before):
+        return ENOUGH
+    return NO_CALL if turns[i + 1]["content"] else NONE_FITS
+
+
+def this_query(turns: list[dict], i: int) -> list[dict]:
+    """The turns from the last query up to turn i."""
+    start = max(j for j in range(i) if turns[j]["role"] == "user")
+    return turns[start:i]
 
 
 def read_texts(answer: str, record: dict, places: dict[str, int]) -> dict[str, str]:
@@ -129,13 +201,18 @@ def read_texts(answer: str, record: dict, places: dict[str, int]) -> dict[str, s
     texts, faults = read_object(answer, list(places)), []
     for path, i in places.items():
         try:
-            texts[path] = check_text(texts[path], record, i)
+            if task(record, i) == CONFIRM:
+                texts[path] = check_copy(texts[path], record)
+            else:
+                texts[path] = check_text(texts[path], record, i)
         except Fault as fault:
             faults.append(Fault(fault.kind, f"{quoted(path)} {fault.told}"))
     if faults:
         raise Fault(faults[0].kind, "; ".join(fault.told for fault in faults))
     return texts
 
+
+# ---- what a text must not be ----
 
 # text that a reader of turns could take for the frame around them; `Next: multiply both` is harmless
 FORBIDDEN = {
@@ -162,6 +239,8 @@ def check_text(text: Any, record: dict, i: int) -> str:
     if names := "|".join(re.escape(tool["name"]) for tool in record.get("tools", [])):
         called = rf"(?<!\w)(?:{names})\(|\"name\"\s*:\s*\"(?:{names})\""
         check_without("call", re.search(called, text))
+    check_own_words(text, task(record, i))
+    check_names(text, record, i)
     if piece := given_away(text, record, i):
         raise Fault("later result in a text", f"tells {quoted(piece)}, which is observed only later")
     return text
@@ -172,6 +251,51 @@ def check_without(kind: str, found: re.Match | None) -> None:
     if found:
         raise Fault(f"{kind} in a text", f"holds {quoted(found[0][:60])} ({kind}), wanted plain words")
 
+
+def check_own_words(text: str, instruction: str) -> None:
+    """Raises Fault for a text that says an instruction or its example again."""
+    for source in (instruction, quoted(EXAMPLES[instruction])):
+        if is_parroted(text, source):
+            raise Fault("words of the request in place of a text", "only repeats what was asked for or shown")
+
+
+def check_names(text: str, record: dict, i: int) -> None:
+    """Raises Fault where a thought does not name a function on offer that is called behind it."""
+    turns = record["trajectory"]
+    if turns[i]["role"] != "reasoner" or turns[i]["next"] != "executor":
+        return
+    offered = {tool["name"] for tool in record.get("tools", [])}
+    for call in turns[i + 1].get("calls", []):
+        name = call["name"]
+        if name in offered and letters_of(name) not in letters_of(text):
+            raise Fault("thought without the function's name", f"does not name {quoted(name)}, which is next")
+
+
+def letters_of(name: str) -> str:
+    """Its letters and digits, small."""
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def check_copy(value: Any, record: dict) -> str:
+    """The text of a summary that repeats or corrects the executor's calls. Raises Fault."""
+    try:
+        calls = parse_calls(value.strip()) if isinstance(value, str) else value
+        check_calls(calls, "calls")
+    except (CallError, ValueError) as error:
+        raise Fault("no calls in a summary", f"is no list of calls ({error})") from None
+    for call in calls:
+        if fault := check_call(call, record.get("tools", [])):
+            raise Fault("faulty calls in a summary", f"holds a call that cannot be made ({fault})")
+    return copy_of(calls, record)
+
+
+def copy_of(calls: list[dict], record: dict) -> str:
+    """Calls as a summarizer repeats them: in the executor's notation, without its marks."""
+    parts = call_parts(calls, data.domain_of(record))
+    return "".join(part for part in parts if part not in (OPEN, CLOSE))
+
+
+# ---- what is known only later ----
 
 BLOCK, STRIDE = 32, 16  # bytes, as scripts differ in characters a word; an overlap of 47 is always found
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")

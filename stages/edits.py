@@ -2,9 +2,10 @@
 
 missing     texts that are to be completed, as paths: "trajectory.1.content"
 completed   texts that a model has written
-corrected   calls that a second model has put in place of a function that is not on offer
+corrected   calls that a second model has put in place of a function that is not on offer; likewise code
+agreed      calls that differ from a second model's, but have the same results when run
 recovered   wrong calls that stay, because an error answered them and a later step mended them
-edited      calls that a person has changed
+edited      calls or answers that a person has changed
 rewritten   completed texts that were written again for changed calls
 """
 
@@ -29,14 +30,14 @@ def marked(record: dict, key: str, paths: list[str]) -> dict:
     return record | {"source": source | {key: list(dict.fromkeys([*source.get(key, []), *paths]))}}
 
 
-def replaced(record: dict, i: int, calls: list[dict]) -> dict:
-    """The record with other calls in step i, and with the completed texts emptied that the old ones shaped.
+def replaced(record: dict, i: int, action: list[dict] | str) -> dict:
+    """The record with other calls or code in step i, and the completed texts emptied that the old one shaped.
 
     These are the thought before and all up to the next query. They are missing again, for `complete`, and
     their scores, which were given to the old ones, are dropped; source.rewritten lists them.
     """
     turns, source = list(record["trajectory"]), dict(source_of(record))
-    turns[i] = {"role": "executor", "calls": calls}
+    turns[i] = {"role": "executor", "calls" if isinstance(action, list) else "content": action}
     end, stale = end_of_query(turns, i), []
     for path in source.get("completed", []):
         j = int(PATH.fullmatch(path)[1])

@@ -4,6 +4,10 @@ The paper has DeepSeek-V3 evaluate the whole trajectory and each reasoning or su
 neither prompt nor scale nor bound. Ours: one request for a record, whole numbers from 1 to 10, for texts of
 the data as for completed ones; --min-overall and --min-step say what is too low. The scores stay in
 source.scores.
+
+The form that the judge is shown holds numbers (with null in their place small models repeat the texts). They
+are low ones, so that a judge who copies them sets the record aside; an answer that is the form itself is
+refused.
 """
 
 from sources.rows import Refused
@@ -25,12 +29,15 @@ nothing, tell no result in advance, and keep short;
 - each summary: is it true to the observations or, where there are none, to the calls; does it answer the \
 query in a few words."""
 LONGEST_COMMENT = 1000
+REASON = "the main reason, a sentence"  # the comment in the form
+EXAMPLE = "The summary tells a price that was not observed."  # and where it is asked again
 
 
 def judge(record: dict, ask: Ask) -> dict:
     """{"overall": 1..10, "steps": {"trajectory.1.content": 1..10, ...}, "comment": text}. Raises Refused."""
     paths = scored_paths(record)
-    return consult(ask, request(record), lambda answer: read_scores(answer, paths), "judgement")
+    example = quoted(form(paths) | {"comment": EXAMPLE})
+    return consult(ask, request(record), lambda answer: read_scores(answer, paths), "judgement", example)
 
 
 def scored_paths(record: dict) -> list[str]:
@@ -39,12 +46,18 @@ def scored_paths(record: dict) -> list[str]:
     return [f"trajectory.{i}.content" for i, turn in turns if turn["role"] in ("reasoner", "summarizer")]
 
 
+def form(paths: list[str]) -> dict:
+    """An answer to be shown, with low scores."""
+    return {"overall": 3, "steps": {path: 2 + n % 3 for n, path in enumerate(paths)}, "comment": REASON}
+
+
 def request(record: dict) -> list[Message]:
     """The messages that ask for the scores of a record."""
-    steps = dict.fromkeys(scored_paths(record))
-    form = quoted({"overall": None, "steps": steps, "comment": "the main reason, a sentence"})
-    wanted = "Answer with one JSON object and nothing else, of this form, with your scores in place of null:"
-    asked = f"The record:\n{shown(record)}\n\n{wanted}\n{form}"
+    wanted = (
+        "Answer with one JSON object and nothing else, of this form. Its numbers are only an example: put "
+        "your own scores, each a number, in their place:"
+    )
+    asked = f"The record:\n{shown(record)}\n\n{wanted}\n{quoted(form(scored_paths(record)))}"
     return [{"role": "system", "content": JUDGE}, {"role": "user", "content": asked}]
 
 
@@ -66,6 +79,8 @@ def read_scores(answer: str, paths: list[str]) -> dict:
             raise Fault("no score from 1 to 10", f"{quoted(name)} is {quoted(score)[:60]}, {wanted}")
     if not isinstance(comment, str) or len(comment) > LONGEST_COMMENT:
         raise Fault("no short comment", f'"comment" is no string of at most {LONGEST_COMMENT} characters')
+    if comment in (REASON, EXAMPLE):
+        raise Fault("form in place of scores", "it is the form that was shown, wanted scores of your own")
     return scores | {"steps": {path: steps[path] for path in paths}}
 
 

@@ -8,6 +8,8 @@ results are written in the order of the rows, and files appear when they are who
 """
 
 import json
+import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -17,7 +19,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from tqdm import tqdm
@@ -151,7 +153,7 @@ def process(
                 file = open(path, "w", encoding="utf-8", errors="backslashreplace")  # of half characters
                 files[name] = stack.enter_context(file)
             attempts = in_order(partial(attempt, step), items, workers)
-            for item, results, error in tqdm(attempts, desc=stage, total=total, unit=" rows", disable=None):
+            for item, results, error in with_signs(attempts, stage, total):
                 if error:
                     results = tally.refuse(item, error)
                 tally.add(item, results)
@@ -161,6 +163,28 @@ def process(
 
     cli.write_all([*targets.values()], write)
     return tally
+
+
+def with_signs(rows: Iterable, stage: str, total: int | None, every: float = 30.0) -> Iterator:
+    """The rows, with a bar on a terminal; elsewhere with a line on stderr each `every` seconds."""
+    if sys.stderr.isatty():
+        yield from tqdm(rows, desc=stage, total=total, unit=" rows")
+        return
+    done, ended, start = 0, Event(), time.monotonic()
+    whole = f" of {total:,}" if total else ""
+
+    def tell() -> None:
+        while not ended.wait(every):
+            seconds = time.monotonic() - start
+            print(f"{stage}: {done:,}{whole} rows in {seconds:,.0f} s", file=sys.stderr, flush=True)
+
+    Thread(target=tell, daemon=True).start()
+    try:
+        for row in rows:
+            yield row
+            done += 1
+    finally:
+        ended.set()
 
 
 def beside(output: Path, kind: str) -> Path:

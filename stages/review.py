@@ -7,9 +7,10 @@ A row is {"id", "record", "faults"}, as `review_row` makes it, the id a hash of 
 
     {"id": ..., "decision": "accept", "drop" or "change", "calls": {"trajectory.2.calls": [...]}}
 
-with the calls that change. It is appended, and on the disk, as soon as the last step of its row is answered,
-so the next review goes on where this one ended, however it ended. Of two decisions on a row the later counts.
-The observation behind a changed call stays: whoever changes the call has it on the screen.
+with the calls that change, or a text under "trajectory.5.content" (the answer to a problem). It is appended,
+and on the disk, as soon as the last step of its row is answered, so the next review goes on where this one
+ended, however it ended. Of two decisions on a row the later counts. The observation behind a changed call
+stays: whoever changes the call has it on the screen.
 """
 
 import hashlib
@@ -95,15 +96,18 @@ def decided(row: dict, decisions: dict[str, dict]) -> tuple[dict, str]:
 
 def changed(record: dict, decision: dict) -> dict:
     """The record with the calls of a decision. Raises UserError."""
-    for path, calls in decision["calls"].items():
+    for path, new in decision["calls"].items():
         try:
-            i = turn_of(path)
-            if "calls" not in record["trajectory"][i]:
-                raise ValueError("no calls stand there")
-            check_new(calls, record)
+            old = at(record, path)
+            check_new(new, old, record)
         except (ValueError, LookupError) as error:
             raise UserError(f"decision on row {decision['id']}: {path}: {error}; remove its line") from None
-        record = replaced(record, i, calls)
+        i = turn_of(path)
+        if isinstance(new, list):
+            record = replaced(record, i, new)
+        else:
+            turns = record["trajectory"]
+            record = record | {"trajectory": [*turns[:i], turns[i] | {"content": new}, *turns[i + 1 :]]}
     return marked(record, "edited", list(decision["calls"]))
 
 
@@ -112,8 +116,20 @@ def turn_of(path: str) -> int:
     return int(path.split(".")[1])
 
 
-def check_new(calls: list[dict], record: dict) -> None:
-    """Raises ValueError where calls have not the form, or do not fit the tools of the record."""
+def at(record: dict, path: str) -> list[dict] | str:
+    """The calls or the text that a path names. Raises ValueError, LookupError."""
+    turn, kind = record["trajectory"][turn_of(path)], path.split(".")[2]
+    if kind == "content" and turn["role"] != "summarizer" or kind not in turn:
+        raise ValueError("nothing stands there that could be changed")
+    return turn[kind]
+
+
+def check_new(calls: list[dict] | str, old: list[dict] | str, record: dict) -> None:
+    """Raises ValueError for calls that have not the form or do not fit the tools, and for an empty text."""
+    if isinstance(old, str):
+        if not isinstance(calls, str) or not calls.strip():
+            raise ValueError(f"got {calls!r:.60}, wanted a text")
+        return
     check_calls(calls, "calls")
     for call in calls:
         if fault := check_call(call, record.get("tools", [])):
@@ -125,7 +141,7 @@ def check_new(calls: list[dict], record: dict) -> None:
 MENU = {
     "a": "accept the row's calls",
     "o": "take the other calls, the second model's",
-    "e": "edit the row's calls as JSON in $EDITOR",
+    "e": "edit the row's calls as JSON, or its answer, in $EDITOR",
     "d": "drop the row",
     "s": "skip the row for now",
     "q": "quit; a row with a step to go stays undecided",
@@ -193,7 +209,7 @@ def decide(row: dict, place: str, screen: "Screen") -> dict | None:
             return {"id": row["id"], "decision": "drop"}
         if answer == "s":
             return None
-        if answer != record["trajectory"][turn_of(fault["path"])]["calls"]:
+        if answer != at(record, fault["path"]):
             calls[fault["path"]] = answer
     if calls:
         return {"id": row["id"], "decision": "change", "calls": calls}
@@ -204,7 +220,11 @@ def show_step(record: dict, fault: dict, screen: "Screen") -> None:
     """What one step is judged by: its query and thoughts, the tools, both versions, what followed."""
     i, turns = turn_of(fault["path"]), record["trajectory"]
     show_history(turns[:i], screen)
-    row, other = turns[i]["calls"], fault.get("other")
+    row, other = at(record, fault["path"]), fault.get("other")
+    if isinstance(row, str):
+        screen.show("the row's", row, RED)
+        screen.show("in doubt", f"{fault['kind']}: {fault['detail']}", YELLOW)
+        return
     show_tools(record.get("tools", []), [*row, *(other or [])], screen)
     show_versions(lines_of(row), other, screen)
     if turns[i + 1 :] and turns[i + 1]["role"] == "observation":
@@ -259,9 +279,9 @@ def marks(sign: str, lines: list[str], against: list[str]) -> str:
 
 
 def answer_step(record: dict, fault: dict, screen: "Screen") -> list[dict] | str:
-    """The calls that a person wants in a step, or "d" or "s". Raises Quit."""
-    row, other = record["trajectory"][turn_of(fault["path"])]["calls"], fault.get("other")
-    draft = json.dumps(row, ensure_ascii=False, indent=2)
+    """The calls or the text that a person wants in a step, or "d" or "s". Raises Quit."""
+    row, other = at(record, fault["path"]), fault.get("other")
+    draft = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, indent=2)
     while True:
         answer = screen.ask(PROMPT)
         if answer == "q":
@@ -281,9 +301,9 @@ def answer_step(record: dict, fault: dict, screen: "Screen") -> list[dict] | str
                 continue
             draft = edited
             try:
-                calls = JSON.decode(draft)
-                check_new(calls, record)
-                return calls
+                new = draft if isinstance(row, str) else JSON.decode(draft)
+                check_new(new, row, record)
+                return new
             except (ValueError, RecursionError) as error:
                 screen.show("not taken", f"{error}; e goes on with your text", YELLOW)
         else:

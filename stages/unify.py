@@ -12,6 +12,7 @@ Every row ends in train.jsonl, in heldout.jsonl, or in unify.refused.jsonl under
     between train and held-out      it calls held-out functions and others, or speaks of one
     same as another row             tools and trajectory are equal
     same query and calls            of one question the same calls (or code) were made before
+    not in the sample               as many rows for train.jsonl as --sample says are taken already
 
 Held out are functions, not rows: a hash of the seed and the name picks them, those of one ToolBench tool all
 together, and no row of train.jsonl offers or calls one. A row whose calls all go to held-out functions is
@@ -21,13 +22,14 @@ of their query.
 
 Rows stay on disk: a pass reads and checks them and keeps some digests of each (about 0.5 kB), a second one
 copies lines. Order and choice among equal rows come from hashes of the seed and each line: neither the
-order of the input nor the machine matters.
+order of the input nor the machine matters. A smaller sample is a part of a larger one (Table 7: 1K of 90K).
 """
 
 import hashlib
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import lru_cache
@@ -162,6 +164,8 @@ class Rules(NamedTuple):
     seed: int
     share: float  # of function names, and of rows without functions, that are held out
     names: str  # one of NAMES
+    sample: int  # the most rows of train.jsonl, 0: all
+    per_source: bool  # of each data set
 
 
 def share_of(*parts: object) -> float:
@@ -291,22 +295,26 @@ def unify(
     seed: int = 0,
     share: float = 0.02,
     names: str = "executable",
+    sample: int = 0,
+    per_source: bool = False,
     hide: bool | None = None,
 ) -> Tally:
     """Write train.jsonl, heldout.jsonl and unify.refused.jsonl; count what became of the rows.
 
-    share, within [0, 1], is of function names, and of rows without functions. What is counted is "rows in",
-    TRAIN, HELD_OUT, "refused: REASON", and "kept: ..." for remarks on the other rows. Raises UserError.
+    share, within [0, 1], is of function names, and of rows without functions. sample: the most rows of
+    train.jsonl, or per_source of each data set; 0: all. What is counted is "rows in", TRAIN, HELD_OUT,
+    "refused: REASON", and "kept: ..." for remarks on the other rows. Raises UserError.
     """
-    rules = Rules(evaluation, seed, share, names)
+    rules = Rules(evaluation, seed, share, names, sample, per_source)
     entries = sorted(read_entries(paths, rules, hide))
     if not entries:
         raise UserError(f"{paths[0]}: is empty; wanted records, one JSON object per line")
     tally = Tally("unify")
     rows: dict[str, list[tuple[Entry, str]]] = {TRAIN: [], HELD_OUT: [], ASIDE: []}
     seen: set[bytes] = set()
+    taken: Counter = Counter()  # rows of train.jsonl, by data set or in all
     for entry in entries:
-        verdict = verdict_of(entry, seen)
+        verdict = sampled(verdict_of(entry, seen), entry, taken, rules)
         rows[verdict if verdict in rows else ASIDE].append((entry, verdict))
         tally.counts.update((entry.dataset, what) for what in remarks(entry, verdict))
     for target, chosen in rows.items():
@@ -325,6 +333,15 @@ def verdict_of(entry: Entry, seen: set[bytes]) -> str:
         verdict = "same query and calls"
     seen.update((entry.same, entry.alike))
     return verdict
+
+
+def sampled(verdict: str, entry: Entry, taken: Counter, rules: Rules) -> str:
+    """The verdict, but for rows of train.jsonl beyond the sample; `taken` counts those within."""
+    if verdict != TRAIN or not rules.sample:
+        return verdict
+    source = entry.dataset if rules.per_source else ""
+    taken[source] += 1
+    return TRAIN if taken[source] <= rules.sample else "not in the sample"
 
 
 def remarks(entry: Entry, verdict: str) -> Iterator[str]:

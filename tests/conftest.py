@@ -23,36 +23,57 @@ from model import ModelConfig, Transformer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 REAL = ("Llama-3.2-1B-Instruct", "Phi-3.5-mini-instruct", "Qwen2.5-Coder-1.5B-Instruct")
+MORE_REAL = ("real/smollm2-135m", "real/qwen2.5-coder-0.5b")
 SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-LLAMA_SPECIALS = {token: 256 + i for i, token in enumerate(SPECIALS)}
 
 
 def added(tokens: dict[str, int]) -> list[dict]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return [{"id": id, "content": token, **flags} for token, id in tokens.items()]
+    """As a tokenizer.json lists them; DeepSeek's are added tokens that are not called special."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return [
+        {"id": id, "content": token, "special": token not in DEEPSEEK[1:3], **flags}
+        for token, id in tokens.items()
+    ]
 
 
-def byte_tokenizer() -> dict:
-    """256 byte tokens without merges, then Llama's special tokens; saved with a maximal length of 5."""
+LLAMA_SPECIALS = {token: 256 + i for i, token in enumerate(SPECIALS)}
+# the special tokens of chat models, for the stand-ins
+DEEPSEEK = ("<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜begin▁of▁sentence｜>", "<think>")
+PHI4 = ("<|endoftext|>", "<|fim_prefix|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>")
+PHI4_MINI = ("<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>", "<|system|>", "<|tool|>", "<|/tool|>")
+SMOLLM3 = (*SPECIALS, "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_response>")
+MISTRAL = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]")
+MISTRAL += ("[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")
+TINYLLAMA = ("<unk>", "<s>", "</s>")
+STAND_INS = {  # name -> what it is made of, and the frame asked for
+    "deepseek": (DEEPSEEK, ""), "phi4": (PHI4, ""), "phi4_mini": (PHI4_MINI, ""), "smollm3": (SMOLLM3, ""),
+    "mistral": (MISTRAL, ""), "tinyllama": (TINYLLAMA, "zephyr"),
+}  # fmt: skip
+
+
+def byte_tokenizer(specials: tuple[str, ...] = SPECIALS) -> dict:
+    """256 byte tokens without merges, then special tokens, Llama's; saved with a maximal length of 5."""
     printable, rest = [*range(33, 127), *range(161, 173), *range(174, 256)], iter(range(256, 512))
     letters = [chr(b) if b in printable else chr(next(rest)) for b in range(256)]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {
         "version": "1.0",
         "truncation": {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0},
-        "added_tokens": added(LLAMA_SPECIALS),
+        "added_tokens": added({token: 256 + i for i, token in enumerate(specials)}),
         "pre_tokenizer": level,
         "decoder": level,
         "model": {"type": "BPE", "vocab": {letter: i for i, letter in enumerate(letters)}, "merges": []},
     }
 
 
-def pangu_tokenizer() -> dict:
-    """In the manner of SentencePiece, at its worst: merges spell every special token from its letters."""
-    specials = ["<unk>", "<s>", "</s>", *(f"[unused{i}]" for i in range(9, 13))]
+PANGU = ("<unk>", "<s>", "</s>", *(f"[unused{i}]" for i in range(9, 13)))
+
+
+def letter_tokenizer(specials: tuple[str, ...], spelled: bool = False) -> dict:
+    """In the manner of SentencePiece; `spelled` at its worst: merges make special tokens of their letters."""
     letters = [*(f"<0x{b:02X}>" for b in range(256)), "▁", *map(chr, range(33, 127))]
-    vocab, merges = {text: i for i, text in enumerate(specials + letters)}, []
-    for token in specials:
+    vocab, merges = {text: i for i, text in enumerate([*specials, *letters])}, []
+    for token in specials if spelled else ():
         for end in range(2, len(token) + 1):
             vocab.setdefault(token[:end], len(vocab))
             if [token[: end - 1], token[end - 1]] not in merges:
@@ -91,8 +112,11 @@ def frame_folders(tmp_path_factory) -> dict[str, Path]:
     """By name: the stand-ins, and the real ones that are at hand."""
     root = tmp_path_factory.mktemp("tokenizers")
     files = {"bytes": ({"model_type": "llama", "vocab_size": 261}, byte_tokenizer())}
-    files["pangu"] = {"model_type": "PanguEmbedded", "vocab_size": 999}, pangu_tokenizer()
-    for name in REAL:
+    files["pangu"] = {"model_type": "PanguEmbedded", "vocab_size": 999}, letter_tokenizer(PANGU, spelled=True)
+    for name, (specials, _) in STAND_INS.items():
+        make = letter_tokenizer if "<unk>" in specials else byte_tokenizer
+        files[name] = {"vocab_size": 999}, make(specials)
+    for name in (*REAL, *MORE_REAL):
         packed, plain = SHARED / name / "tokenizer.json.gz", SHARED / name / "tokenizer.json"
         if packed.exists() or plain.exists():
             text = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
@@ -102,10 +126,11 @@ def frame_folders(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def frames(frame_folders) -> dict[str, Frame]:
-    return {name: load_frame(folder) for name, folder in frame_folders.items()}
+    asked = {name: frame for name, (_, frame) in STAND_INS.items()}
+    return {name: load_frame(folder, asked.get(name, "")) for name, folder in frame_folders.items()}
 
 
-@pytest.fixture(params=(*REAL, "bytes", "pangu"))
+@pytest.fixture(params=(*REAL, *MORE_REAL, "bytes", "pangu", *STAND_INS))
 def frame(request, frames) -> Frame:
     if request.param not in frames:
         pytest.skip(f"no tokenizer of {request.param} in {SHARED}")

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden import FIXTURES, close, tokens
 from safetensors.torch import load_file, save_file
 from test_mor import adapted, tiny_model
 
 import mor
-from cli import UserError
+from cli import UserError, run
 from engine import adapter
 from engine.adapter import load_adapter, save_adapter
+from engine.dora import layer_class
+from model import Transformer
 from mor import ROLES, MoRConfig
 
 
@@ -23,6 +26,7 @@ from mor import ROLES, MoRConfig
         dict(shared_gate=True, orthogonal="printed", targets=("o_proj",)),
         dict(loras=(1, 0, 0), active=(1, 0, 0), scale=0.5),
         dict(loras=(3, 0, 1), active=(2, 0, 1)),
+        dict(loras=(1, 0, 0), active=(1, 0, 0), dora=True),
     ],
 )
 def test_saved_and_loaded_is_the_same_bit_for_bit(tmp_path, options):
@@ -56,6 +60,7 @@ def test_names_and_fields_of_the_files(tmp_path):
         "shared_gate": False,
         "orthogonal": "directions",
         "scale": 1.0,
+        "dora": False,
         "frame": "",
         "prompts": "short",
         "target_modules": ["q_proj"],
@@ -216,9 +221,10 @@ def test_config_reports_all_faults_at_once():
             targets=("lm_head",),
             shared_gate=None,
             scale=0.0,
+            dora=True,
             orthogonal="",
         )
-    names = ("rank", "loras", "active", "targets", "shared_gate", "scale", "orthogonal")
+    names = ("rank", "loras", "active", "targets", "shared_gate", "scale", "dora", "orthogonal")
     assert [fault.split()[0] for fault in str(error.value).split("; ")] == list(names)
     assert MoRConfig(loras=[2, 3, 4], active=[1, 1, 4]).loras == (2, 3, 4)
 
@@ -233,3 +239,70 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "adapter_config.json").mkdir()
     with pytest.raises(UserError, match="adapter_config.json: cannot be written"):
         save_adapter(adapted(), tmp_path)
+
+
+# ---- for PEFT ----
+
+PLAIN = dict(loras=(1, 0, 0), active=(1, 0, 0), scale=0.4)
+
+
+def test_exported_names_and_fields(tmp_path):
+    config = MoRConfig(rank=5, targets=("q_proj", "down_proj"), dora=True, **PLAIN)
+    save_adapter(adapted(config=config), tmp_path / "ours")
+    assert run(adapter.main, ["export-peft", str(tmp_path / "ours"), str(tmp_path / "theirs")]) == 0
+    tensors = load_file(tmp_path / "theirs" / "adapter_model.safetensors")
+    of_q = {name for name in tensors if "q_proj" in name}
+    stem = "base_model.model.model.layers.{}.self_attn.q_proj.{}"
+    kinds = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+    assert of_q == {stem.format(i, kind) for i in (0, 1) for kind in kinds}
+    assert tensors[stem.format(1, "lora_A.weight")].shape == (5, 24)
+    assert tensors[stem.format(1, "lora_B.weight")].shape == (24, 5)
+    assert json.loads((tmp_path / "theirs" / "adapter_config.json").read_text()) == {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 5,
+        "lora_alpha": 2.0,
+        "use_dora": True,
+        "target_modules": ["down_proj", "q_proj"],
+        "inference_mode": True,
+    }
+
+
+def test_export_refuses_what_peft_cannot_hold(tmp_path, capsys):
+    shapes = {
+        "mor": {},
+        "roles": dict(loras=(1, 1, 1), active=(1, 1, 1)),
+        "gate": dict(shared_gate=True, **PLAIN),
+    }
+    for name, shape in shapes.items():
+        save_adapter(adapted(config=MoRConfig(rank=2, **shape)), tmp_path / name)
+        assert run(adapter.main, ["export-peft", str(tmp_path / name), str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert "neither roles nor a router" in error and error.count("\n") == 1
+    save_adapter(adapted(config=MoRConfig(rank=2, **PLAIN)), tmp_path / "plain")
+    assert run(adapter.main, ["export-peft", str(tmp_path / "plain"), str(tmp_path / "plain")]) == 2
+    assert "holds an adapter already" in capsys.readouterr().err
+    assert run(adapter.main, ["export-peft", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("name", ["llama_tied_llama3rope", "qwen2_tied"])
+def test_peft_computes_the_same_with_an_exported_adapter(name, dora, tmp_path):
+    """qwen2 has biases, which DoRA does not scale."""
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    ours, ids = Transformer.from_pretrained(FIXTURES / name), tokens(40)
+    config = MoRConfig(rank=3, dora=dora, **PLAIN)
+    mor.add_mor(ours, config, layer_class=layer_class(config))
+    for parameter in mor.mor_parameters(ours).values():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    save_adapter(ours, tmp_path / "ours")
+    adapter.export_peft(tmp_path / "ours", tmp_path / "theirs")
+    base = transformers.AutoModelForCausalLM.from_pretrained(FIXTURES / name, dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "theirs")
+    with torch.no_grad():
+        plain = Transformer.from_pretrained(FIXTURES / name)(ids)
+        got, wanted = theirs(ids[None]).logits[0], ours(ids, role_ids=ids % 3)
+    assert (wanted - plain).abs().max() > 0.1
+    close(got, wanted, 1e-5 * max(1.0, wanted.abs().max().item()))

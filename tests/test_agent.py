@@ -478,6 +478,19 @@ def command(folders, *argv: str, stdin: str = "", **environment: str) -> subproc
     )
 
 
+def test_the_frame_is_the_adapters_unless_asked_for(folders, tmp_path, capsys):
+    base = Transformer.from_pretrained(folders[0])
+    mor.add_mor(base, mor.MoRConfig(rank=1, frame="chatml"))
+    save_adapter(base, tmp_path)
+    asked = ["--model", str(folders[0]), "--query", "Weather?", "--adapter"]
+    assert run(agent.main, [*asked, str(tmp_path)]) == 2
+    assert "frame chatml wants" in capsys.readouterr().err
+    assert run(agent.main, [*asked, "", "--frame", "phi3"]) == 2
+    assert "frame phi3 wants" in capsys.readouterr().err
+    for flags in ([str(tmp_path), "--frame", "llama3"], [str(folders[1])], [""]):
+        assert agent.load(agent.parse_args([*asked, *flags]))[1].name == "llama3"
+
+
 def test_json_is_one_record_and_nothing_else(folders, tmp_path):
     tools = tmp_path / "tools.json"
     tools.write_text(json.dumps([WEATHER]))

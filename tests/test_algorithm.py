@@ -12,12 +12,14 @@ import train
 from data import Example
 from engine.dataset import Trajectory
 from engine.devices import Processes
+from engine.full import Masters
 from engine.fused import for_training
 from model import ModelConfig, Transformer
 from mor import MoRConfig
 
 SHAPE = dict(model_type="qwen2", vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2)
 SHAPE |= dict(num_attention_heads=4, num_key_value_heads=2, head_dim=6, qkv_bias=True)
+SHAPE |= dict(tie_word_embeddings=True)
 CONFIG = MoRConfig(rank=2, loras=(4, 3, 3), active=(3, 2, 2))
 LENGTHS = [30, 12, 25, 18, 9, 40, 22]  # micro-batches of up to 50 tokens are uneven
 FLAGS = (
@@ -38,13 +40,15 @@ def trajectories() -> list[Trajectory]:
     return made
 
 
-def adapted(seed: int = 5) -> Transformer:
-    """In float64; B is random, or the first steps would leave A alone."""
+def made(method: str, seed: int = 5) -> Transformer:
+    """In float64, adapted unless the method is full; B is random, or the first steps would leave A alone."""
     model = Transformer.from_config(ModelConfig(**SHAPE), seed=1)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 parameter.mul_(10)  # so that hidden states differ
+    if method == "full":
+        return model.double().train()
     mor.add_mor(model, CONFIG, seed)
     chance = torch.Generator().manual_seed(seed)
     for parameter in mor.mor_parameters(model).values():
@@ -76,7 +80,8 @@ def cross_entropy(model: Transformer, example: Example) -> Tensor:
 
 def algorithm_1(model: Transformer, data: list[Trajectory], plan: list, args: Namespace) -> list[dict]:
     """-> loss terms, gradient norm and learning rate of each step."""
-    names, parameters = list(mor.mor_parameters(model)), list(mor.mor_parameters(model).values())
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    names, parameters = list(trained), list(trained.values())
     mean = [torch.zeros_like(p) for p in parameters]
     square = [torch.zeros_like(p) for p in parameters]
     logged = []
@@ -90,8 +95,9 @@ def algorithm_1(model: Transformer, data: list[Trajectory], plan: list, args: Na
             ids = torch.tensor([id for example in examples for id in example.input_ids])
             roles = torch.tensor([role for example in examples for role in example.role_ids])
             model(ids, roles, [len(example.input_ids) for example in examples])
-            balance = balance + mor.balance_loss(model, args.balance) / len(micro_batches)
-        orthogonal = mor.orthogonal_loss(model)
+            if args.method != "full":
+                balance = balance + mor.balance_loss(model, args.balance) / len(micro_batches)
+        orthogonal = torch.zeros(()) if args.method == "full" else mor.orthogonal_loss(model)
         loss = ce + args.alpha1 * balance + args.alpha2 * orthogonal
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         gradients = [
@@ -138,6 +144,7 @@ SETTINGS = [
     ["--schedule", "constant", "--warmup", "0", "--weight-decay", "0.1"],
     ["--schedule", "cosine", "--seed", "3", "--grad-accum", "3", "--gradient-checkpointing"],
     ["--lr-ratio", "4", "--weight-decay", "0.1"],
+    ["--method", "full", "--lr", "0.001", "--weight-decay", "0.1"],
 ]
 
 
@@ -147,16 +154,18 @@ def test_training_is_algorithm_1(settings, tmp_path):
     data = trajectories()
     plan = train.plan_steps(LENGTHS, args)
     assert len(plan) >= 3
-    model, twin, output = for_training(adapted()), adapted(), Kept()
+    model, twin, output = made(args.method), made(args.method), Kept()
+    if args.method != "full":
+        for_training(model)
     model.gradient_checkpointing = args.gradient_checkpointing  # as train.main does
-    optimizer = train.make_optimizer(mor.mor_parameters(model), args)
-    train.train(model, data, plan, optimizer, output, 0, args, Processes())
+    masters = Masters(model)
+    optimizer = train.make_optimizer(masters.parameters, args)
+    train.train(model, masters, data, plan, optimizer, output, 0, args, Processes())
     wanted = algorithm_1(twin, data, plan, args)
     for record, line in zip(output.records, wanted, strict=True):
         assert {name: record[name] for name in line} == pytest.approx(line, rel=1e-9, abs=1e-12)
-    for name, parameter in mor.mor_parameters(twin).items():
-        got = mor.mor_parameters(model)[name]
-        torch.testing.assert_close(got, parameter, rtol=0, atol=1e-9, msg=name)
+    for name, parameter in twin.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), parameter, rtol=0, atol=1e-9, msg=name)
 
 
 def test_epochs_have_orders_of_their_own_and_the_seed_decides_them():

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_model import FIXTURES, TINY_LLAMA, close, tokens
+from test_model import FIXTURES, TINY_LLAMA, close, load, tokens
 
 from cli import UserError
-from formats.checkpoint import ModelConfig
-from model import Transformer
+from formats.checkpoint import FULL, SLIDING, ModelConfig
+from model import Transformer, inverse_frequencies
 
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 Q, GENERATION = "model.layers.1.self_attn.q_proj.weight", "generation_config.json"
@@ -39,6 +39,10 @@ def edit(path: Path, **fields) -> None:
 
 def store(folder: Path, tensors: dict) -> None:
     save_file(changed(load_file(folder / FILE), tensors), folder / FILE)
+
+
+def wrap(folder: Path, prefix: str) -> None:
+    save_file({prefix + name: tensor for name, tensor in load_file(folder / FILE).items()}, folder / FILE)
 
 
 def remap(folder: Path, files: dict) -> None:
@@ -74,6 +78,25 @@ def test_end_tokens_of_generation_config_win() -> None:
     assert ModelConfig.from_dict(TINY_LLAMA).eos_token_ids == ()
 
 
+ROPE = json.loads((FIXTURES / "goldens" / "rope_settings.json").read_text())
+
+
+def test_rope_settings_are_read_as_transformers_reads_them() -> None:
+    """rope_scaling, rope_parameters and rope_theta: absent, null, empty or set, in all combinations."""
+    assert len(ROPE["rows"]) > 250
+    for row in ROPE["rows"]:
+        data = {**ROPE["shape"], **row["fields"]}
+        kind, frequencies, scale = row["read"]
+        if kind in ("linear", "yarn"):
+            refused(lambda data=data: ModelConfig.from_dict(data), "rope_scaling: rope_type", kind)
+            continue
+        config = ModelConfig.from_dict(data)
+        ours = inverse_frequencies(config, False, torch.device("cpu"))
+        assert config.rope_type == kind, row
+        assert torch.allclose(ours, torch.tensor(frequencies), rtol=1e-6, atol=0), row
+        assert abs(config.attention_factor - scale) < 1e-9, row
+
+
 def test_fields_that_change_the_layers() -> None:
     def shapes(**fields) -> dict[str, list[int]]:
         with torch.device("meta"):
@@ -85,8 +108,12 @@ def test_fields_that_change_the_layers() -> None:
         return {name.removeprefix("model.layers.0.") for name in new if ".layers.1." not in name}
 
     assert added(attention_bias=True) == {f"self_attn.{part}_proj.bias" for part in "qkvo"}
+    assert added(model_type="qwen3", attention_bias=True) > added(attention_bias=True)
     assert added(mlp_bias=True) == {f"mlp.{part}_proj.bias" for part in ("gate", "up", "down")}
     assert added(model_type="qwen2") == {f"self_attn.{part}_proj.bias" for part in "qkv"}
+    assert added(model_type="qwen3", head_dim=8) == {"self_attn.q_norm.weight", "self_attn.k_norm.weight"}
+    assert shapes(model_type="qwen3")["model.layers.0.self_attn.k_norm.weight"] == [128]
+    assert added(hidden_act="swish") == set()
     assert added(tie_word_embeddings=False) == {"lm_head.weight"}
     assert shapes(head_dim=20)["model.layers.0.self_attn.q_proj.weight"] == [80, 32]
     assert shapes(num_key_value_heads=None)["model.layers.0.self_attn.k_proj.weight"] == [32, 32]
@@ -115,6 +142,17 @@ def test_a_config_silent_about_the_head_follows_the_file(tmp_path: Path) -> None
         silent, said = (Transformer.from_pretrained(folder / name) for folder in (tmp_path, FIXTURES))
         assert silent.config.tie_word_embeddings == said.config.tie_word_embeddings
         close(silent(tokens(9)), said(tokens(9)), 0.0)
+
+
+def test_a_tied_model_may_repeat_its_head(tmp_path: Path) -> None:
+    """The config begins with a byte order mark, as Windows editors write it."""
+    shutil.copytree(FIXTURES / "qwen2_tied", tmp_path / "m")
+    store(tmp_path / "m", {HEAD: load_file(tmp_path / "m" / FILE)[EMBED]})
+    config = tmp_path / "m" / "config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    network = Transformer.from_pretrained(tmp_path / "m")
+    assert network.lm_head.weight is network.model.embed_tokens.weight
+    close(network(tokens(9)), load("qwen2_tied")[0](tokens(9)), 0.0)
 
 
 def test_stored_rotary_frequencies_are_ignored(tmp_path: Path) -> None:
@@ -242,6 +280,7 @@ show("someone/else")
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.0] * 8}
 ORIGINAL = "original_max_position_embeddings"
+WINDOWS = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 BAD_CONFIGS = [
     ({"model_type": "gpt2"}, "model_type", '"gpt2"'),
     ({"model_type": ...}, "model_type", "missing"),
@@ -276,6 +315,12 @@ BAD_CONFIGS = [
     ({"model_type": "PanguEmbedded", "bias": ...}, "bias", "missing"),
     ({"model_type": "qwen2", "use_sliding_window": True}, "max_window_layers", "missing"),
     ({"model_type": "phi3", "sliding_window": 0}, "sliding_window", "0"),
+    ({"model_type": "mistral", "sliding_window": 0}, "sliding_window", "0"),
+    ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "no_rope_layers", "3 or more numbers"),
+    ({"model_type": "smollm3", "no_rope_layers": [1, 2, 0]}, "no_rope_layers", "[1, 2, 0]"),
+    ({"model_type": "qwen3", "layer_types": [FULL, SLIDING, FULL]}, "layer_types", SLIDING),
+    ({**WINDOWS, "layer_types": [FULL]}, "layer_types", "3 times"),
+    ({**WINDOWS, "layer_types": [FULL, "chunked_attention", FULL]}, "layer_types", "chunked"),
 ]
 
 
@@ -292,6 +337,10 @@ BAD_CHECKPOINTS = {
     "missing tensor": (lambda f: store(f, {Q: ...}), [Q, "missing"]),
     "extra tensor": (lambda f: store(f, {"more": torch.ones(1)}), ["tensor more", "unexpected"]),
     "second head": (lambda f: store(f, {HEAD: torch.ones(256, 64)}), [HEAD, "tie_word_embeddings"]),
+    "saved compiled": (lambda f: wrap(f, "_orig_mod."), ["_orig_mod.model.", "without its wrapper"]),
+    "saved by DDP": (lambda f: wrap(f, "module."), ["module.model.", "without its wrapper"]),
+    "NaN": (lambda f: store(f, {NORM: torch.tensor([*[1.0] * 63, torch.nan])}), [NORM, FILE, "NaN"]),
+    "infinity": (lambda f: store(f, {NORM: torch.tensor([*[1.0] * 63, -torch.inf])}), [NORM, "infinity"]),
     "other shape": (lambda f: store(f, {NORM: torch.ones(63)}), [NORM, "[63]", "[64]", FILE]),
     "integer weights": (lambda f: store(f, {NORM: torch.ones(64).int()}), [NORM, "int32"]),
     "other config": (lambda f: edit(f / "config.json", vocab_size=255), [EMBED, "[256, 64]", "[255, 64]"]),

@@ -6,6 +6,7 @@ import pytest
 from test_complete import Model
 from test_verify import kinds
 
+from stages.asking import AGAIN
 from stages.code import same_output
 from stages.verify import verify
 from tools.sandbox import EMPTY, Sandbox
@@ -42,7 +43,7 @@ def test_code_is_run_only_where_asked():
     record = math(("x = 5", ""), ("x", "5"))
     assert verify(record).verdict == "pass"
     box = Box(EMPTY, "5")
-    verdict = verify(record, ask=Model("nothing is asked"), python=box)
+    verdict = verify(record, ask=Model({"answer": 5}), python=box)
     assert verdict.verdict == "pass" and verdict.record is record
     assert box.ran == ["x = 5", "x"] and box.entered == 1
 
@@ -116,3 +117,67 @@ def test_in_a_real_sandbox():
     assert verify(record, python=python) == ("pass", record, [])
     record["trajectory"][3]["content"] = "4"
     assert kinds(verify(record, python=python)) == ["code that gives another output"]
+
+
+# ---- faulty code is asked for anew ----
+
+
+class Interpreter:
+    """Stands for a sandbox: the output of each code, by its text."""
+
+    output = 400
+
+    def __init__(self, **outputs: str):
+        self.outputs = outputs
+
+    def run(self, code: str) -> str:
+        return self.outputs.get(code, "NameError: no such code")
+
+    @contextmanager
+    def __call__(self):
+        yield self
+
+
+def test_faulty_code_is_asked_for_anew():
+    record = math(("good", "4"), ("bad", "5"))
+    python = Interpreter(good="4", bad="6", worse="7", mended="5")
+    model = Model({"code": "worse"}, {"code": "mended"}, {"answer": "5"})
+    verdict = verify(record, model, python=python)
+    assert verdict.verdict == "pass" and verdict.record["source"]["corrected"] == ["trajectory.5.content"]
+    assert [turn["content"] for turn in verdict.record["trajectory"] if turn["role"] == "executor"] == [
+        "good",
+        "mended",
+    ]
+    assert record["trajectory"][5]["content"] == "bad" and model.temperatures == [0, AGAIN, 0]
+    first = model.asked[0][1]["content"]
+    assert "code that gives another output" in first and '"bad"' in first and '"good"' in first
+    assert "It is 5." not in first and "got '7'" in model.asked[1][-1]["content"]
+
+
+def test_each_faulty_step_is_asked_for():
+    record = math((" ", "4"), ("bad", "5"))
+    python = Interpreter(good="4", bad="6", mended="5")
+    model = Model({"code": "good"}, {"code": "mended"}, {"answer": "5"})
+    verdict = verify(record, model, python=python)
+    assert verdict.record["source"]["corrected"] == ["trajectory.2.content", "trajectory.5.content"]
+
+
+def test_completed_thoughts_round_new_code_are_written_again():
+    completed = ["trajectory.1.content"]
+    record = math(("bad", "5")) | {"source": {"completed": completed, "missing": []}}
+    model = Model({"code": "mended"}, {completed[0]: "First, count. Finally, print it."}, {"answer": 5})
+    verdict = verify(record, model, python=Interpreter(mended="5"))
+    assert verdict.record["trajectory"][1]["content"] == "First, count. Finally, print it."
+    assert verdict.record["source"]["rewritten"] == completed and "So." not in model.asked[0][1]["content"]
+
+
+@pytest.mark.parametrize("answer", ({"code": "bad"}, {"code": ""}, {"code": 5}, "print(5)"))
+def test_code_that_stays_faulty_is_refused(answer):
+    verdict = verify(math(("bad", "5")), Model(answer), python=Interpreter(bad="6"))
+    assert (verdict.verdict, kinds(verdict)) == ("refused", ["code that gives another output"])
+    assert "asked for anew" in verdict.faults[0]["detail"]
+
+
+def test_without_a_sandbox_no_code_is_asked_for():
+    model = Model({"code": "mended"})
+    assert kinds(verify(math((" ", "5")), model)) == ["empty code"] and not model.asked

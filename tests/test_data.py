@@ -124,7 +124,11 @@ def test_sequence_is_prompt_plus_turns_plus_nothing(frame):
             values = getattr(header, name)
             assert getattr(whole, name)[: len(values)] == values
         if "content" in turn and turn["role"] != "reasoner":
-            assert whole.input_ids == [*header.input_ids, *frame.encode(turn["content"]), frame.end]
+            assert whole.input_ids == [
+                *header.input_ids,
+                *frame.encode(turn["content"]),
+                *frame.ends[turn["role"]],
+            ]
         grown.extend(whole)
     assert grown == data.render(RECORD, frame)
 
@@ -138,6 +142,7 @@ def test_labels_and_roles(frame):
     assert {example.role_ids[t] for t in trained} == {0, 1, 2}
     assert sum(example.labels[t] == frame.end for t in trained) == 4
     prompt = data.render_prompt(RECORD, frame)
+    assert prompt.input_ids.count(frame.end) == frame.ends["system"].count(frame.end)
     assert set(prompt.labels) == {-100} and set(prompt.role_ids) == {0, 1, 2}
     for role in ("user", "observation"):
         turn = data.render_turn({"role": role, "content": "x"}, frame, "bfcl")
@@ -441,7 +446,8 @@ def test_a_turn_reads_back(frame, prompts):
                 continue
             example = data.render_turn(turn, frame, domain)
             header = len(data.render_header(turn["role"], frame).input_ids)
-            text = frame.decode(example.input_ids[header:-1])
+            end = len(example.input_ids) - len(frame.ends[turn["role"]])
+            text = frame.decode(example.input_ids[header:end])
             assert data.parse_turn(turn["role"], text, domain) == turn
     code = {"role": "executor", "content": "\tprint(1)\n"}
     ids = data.render_turn(code, frame, "math").input_ids[len(frame.headers["executor"]) : -1]

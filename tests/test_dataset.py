@@ -207,7 +207,7 @@ def test_whatever_decides_the_tokens_is_in_the_key(sample, tmp_path, monkeypatch
     keys = [dataset.fingerprint(sample, frame)[0]]
     assert keys[0] == dataset.fingerprint(sample, FRAME)[0]
     assert {source.name for source in dataset.SOURCES} == {
-        *("data.py", "__init__.py", "calls.py", "checkpoint.py", "frames.py", "dataset.py")
+        *("data.py", "__init__.py", "calls.py", "checkpoint.py", "frames.py", "prompts.py", "dataset.py")
     }
     for path in (sample, *sorted(model.iterdir())):
         path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
@@ -222,7 +222,7 @@ def test_whatever_decides_the_tokens_is_in_the_key(sample, tmp_path, monkeypatch
         keys.append(dataset.fingerprint(sample, other)[0])
     monkeypatch.setattr(dataset, "ROLES", dataset.ROLES[::-1])
     keys.append(dataset.fingerprint(sample, frame)[0])
-    assert len(set(keys)) == len(keys) == 13
+    assert len(set(keys)) == len(keys) == 14
 
 
 def test_changed_data_is_rendered_anew(sample, cache):

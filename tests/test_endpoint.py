@@ -73,6 +73,17 @@ def test_a_request_its_answer_and_its_line(journal):
     assert (client.usage.requests, client.usage.cached, client.usage.retries) == (1, 1, 0)
 
 
+def test_the_least_temperature_of_a_request(journal):
+    with ChatServer(add_one) as server:
+        with connect(server, journal, temperature=0.2) as client:
+            assert [client.ask(question(1), least) for least in (0.0, 0.7, 0.7)] == ["2"] * 3
+        with connect(server, journal, temperature=1.0) as client:
+            client.ask(question(1), 0.7)
+        with connect(server, journal, temperature=None) as client:
+            client.ask(question(1), 0.7)
+    assert [request.body.get("temperature") for request in server.requests] == [0.2, 0.7, 1.0, None]
+
+
 @pytest.mark.parametrize("fault", [*FAULTS, "408", "409", "425", "502", "drip"])
 def test_each_passing_fault_is_tried_again_and_never_journaled(fault, journal):
     limits, faults = {"total": 0.2, "read": 5.0} if fault == "drip" else {}, [fault, fault, None]

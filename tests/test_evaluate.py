@@ -180,7 +180,7 @@ def played_bfcl(play, tmp_path) -> tuple[list[dict], str]:
 def test_bfcl_verdicts(played_bfcl):
     (header, *lines), _ = played_bfcl
     assert header["header"]["questions"] == len(lines) == 11
-    assert header["header"]["categories"] == [*CATEGORIES]
+    assert header["header"]["categories"] == [*CATEGORIES] and header["header"]["frame"] == ""
     assert [line["valid"] for line in lines] == [1, 0, 0, 0, 1, 1, 0, 1, 0, 1, None]
     statuses = [line["record"]["exit_status"] for line in lines]
     called = "called called unreadable no_call called called unreadable no_call called called question"
@@ -224,6 +224,22 @@ def test_score_judges_once_more(played_bfcl, tmp_path, capsys):
     assert command("score", path) == 0
     again = capsys.readouterr().out
     assert cells(again, "simple_python")[1] == "40.0%" and "\n1 verdicts are not those" in again
+
+
+def test_bfcl_compared(played_bfcl, tmp_path, capsys):
+    """With a file in which another question is right, which is judged once more."""
+    path, other = tmp_path / "bfcl.jsonl", tmp_path / "other.jsonl"
+    header, *lines = lines_of(path)
+    header["header"]["adapter"] = "f00"
+    lines[3]["calls"] = [{"name": "math_gcd", "arguments": {"a": 4}}]
+    write_lines(other, header, *lines)
+    assert command("compare", path, other) == 0
+    printed = capsys.readouterr().out
+    assert f"B  {other}: Llama-3.2-1B-Instruct, adapter f00\n" in printed
+    row = cells(printed, "simple_python")
+    assert row[:3] == ["40.0%", "60.0%", "+20.0%"] and row[-3:] == ["0", "1", "1.0000"]
+    assert cells(printed, "Irrelevance")[:3] == ["50.0%", "50.0%", "+0.0%"]
+    assert "Average" not in printed
 
 
 def test_a_limit_is_spread_over_each_category(play, tmp_path):
@@ -347,7 +363,7 @@ def test_roles_lines(played_roles):
     assert code["levenshtein"][1] == pytest.approx(0.05)
     assert right["counts"] == dict(reasoner_turns=2, next_role=2, executor_turns=1, exact=1, exact_own=1)
     assert faulty["counts"] == dict(reasoner_turns=2, next_role=1, executor_turns=1, exact=0, exact_own=1)
-    assert code["counts"] == dict(reasoner_turns=2, next_role=2, exact_own=0)
+    assert code["counts"] == dict(reasoner_turns=2, next_role=2, executor_turns=0, exact=0, exact_own=0)
 
 
 def test_roles_table(played_roles):
@@ -360,6 +376,21 @@ def test_roles_table(played_roles):
     assert cells(printed, "calls after own words")[1] == "100.0%"
     sums = torch.tensor([line["sums"] for line in lines]).sum(dim=(0, 1))
     assert cells(printed, "all")[1:3] == [f"{sums[0] / sums[2]:.4f}", f"{sums[1] / sums[2]:.1%}"]
+
+
+def test_roles_compared(played_roles, tmp_path, capsys):
+    """Every value is that of the suite's own table."""
+    _, printed = played_roles
+    path = tmp_path / "roles.jsonl"
+    assert command("compare", path, path) == 0
+    compared = capsys.readouterr().out
+    for role in (*mor.ROLES, "all"):
+        names = [f"{role}: {what}" for what in ("loss", "token accuracy", "Levenshtein accuracy")]
+        assert [cells(compared, name)[0] for name in names] == cells(printed, role)[1:]
+        assert len(cells(compared, names[0])) == 7  # no verdicts
+    for name in ("next role", "calls", "calls after own words"):
+        assert cells(compared, name)[0] == cells(printed, name)[1]
+        assert cells(compared, name)[-3:] == ["0", "0", "1.0000"]
 
 
 # ---- the result file ----
@@ -482,7 +513,7 @@ def test_defaults():
     assert args.categories == [*bfcl_questions.CATEGORIES] and args.temperature == 0.0
 
 
-@pytest.mark.parametrize("suite", ["", *evaluate.SUITES, "score"])
+@pytest.mark.parametrize("suite", ["", *evaluate.SUITES, "score", "compare"])
 def test_help(suite, capsys):
     assert command(*[suite] * bool(suite), "--help") == 0
     assert capsys.readouterr().out.startswith(f"usage: evaluate.py {suite}".rstrip())
@@ -536,6 +567,9 @@ def test_results_of_another_run(folders, tmp_path, capsys, flags, words):
         ("score {}/text", "text:1: not JSON"),
         ("score {}/other", "got no header; wanted a result file"),
         ("score {}/damaged", "damaged (KeyError"),
+        ("compare {}/damaged {}/absent", "No such file or directory; wanted"),
+        ("compare {}/damaged {}/damaged", "damaged (KeyError"),
+        ("compare {}/damaged", "the following arguments are required: FILE"),
     ],
 )
 def test_refusals(folders, tmp_path, monkeypatch, capsys, argv, words):
@@ -543,7 +577,7 @@ def test_refusals(folders, tmp_path, monkeypatch, capsys, argv, words):
     write_bfcl(tmp_path / "bfcl")
     (tmp_path / "text").write_text("Some text\nof somebody.\n")
     write_lines(tmp_path / "other", {"header": {"suite": []}})
-    write_lines(tmp_path / "damaged", {"header": {"suite": "math"}}, {"id": "1"})
+    write_lines(tmp_path / "damaged", {"header": {"suite": "math", "questions": 1}}, {"id": "1"})
     suite, *flags = argv.replace("{}", str(tmp_path)).split() or [""]
     model = ["--model", folders[0], "--adapter", folders[1]] if suite in ("bfcl", "math", "roles") else []
     assert command(*[suite] * bool(suite), *model, *flags) == 2

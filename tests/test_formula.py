@@ -1,4 +1,4 @@
-"""evaluation/formula.py, mostly through maths.equal: against sympy, and with texts made to hurt."""
+"""formats/formula.py, mostly through maths.equal: against sympy, and with texts made to hurt."""
 
 import random
 import time

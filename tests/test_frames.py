@@ -1,15 +1,53 @@
 """frames.py on stand-in tokenizers and the published ones; twins: the ids of the published chat templates."""
 
 import json
+import re
 import unicodedata
+from itertools import permutations
 
 import pytest
-from conftest import REAL, SHARED, byte_tokenizer, hostile, write_model
+from conftest import (
+    MORE_REAL,
+    PANGU,
+    REAL,
+    SHARED,
+    TINYLLAMA,
+    byte_tokenizer,
+    hostile,
+    letter_tokenizer,
+    write_model,
+)
 from tokenizers import Tokenizer
 
 from cli import UserError
 from formats.calls import CLOSE, OPEN
-from formats.frames import load_frame
+from formats.frames import FAMILIES, load_frame
+
+# what the published templates make of a system text S, a user's A, an answer and a user's B
+NATIVE = {
+    "deepseek": "<｜begin▁of▁sentence｜>S<｜User｜>A",
+    "phi4": "<|im_start|>system<|im_sep|>S<|im_end|><|im_start|>user<|im_sep|>A<|im_end|>",
+    "chatml": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nA<|im_end|>",
+    "llama3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nA<|eot_id|>",
+    "phi3": "<|system|>S<|end|><|user|>A<|end|>",
+    "mistral": "<s>[INST]S[/INST][INST]A[/INST]",  # its template has no turn for the system's text
+    "pangu": "<s>[unused9]系统：S[unused10][unused9]用户：A[unused10]",
+    "zephyr": "<s><|system|>\nS</s>\n<|user|>\nA</s>",
+}
+
+
+def test_the_frame_follows_the_special_tokens(frames):
+    """And its system and user turns, decoded, are the template's."""
+    own = {"bytes": "llama3", "pangu": "pangu", "deepseek": "deepseek", "phi4": "phi4", "phi4_mini": "phi3"}
+    own |= {"smollm3": "chatml", "mistral": "mistral", "tinyllama": "zephyr"}
+    assert set(own.values()) == set(FAMILIES) == set(NATIVE)
+    own |= dict(zip(REAL, ("llama3", "phi3", "chatml"), strict=True)) | dict.fromkeys(MORE_REAL, "chatml")
+    assert {name: frame.name for name, frame in frames.items()} == {name: own[name] for name in frames}
+    for name, frame in frames.items():
+        ids = [*frame.begin, *frame.encode("S"), *frame.ends["system"], *frame.headers["user"]]
+        ids += [*frame.encode("A"), *frame.ends["user"]]
+        assert frame.decode(ids).replace(" ", "") == NATIVE[frame.name], name
 
 
 def test_native_turns_are_those_of_the_models_own_template(frames):
@@ -37,6 +75,16 @@ def test_stock_encoding_would_be_forged(frame_folders, frames):
         stock.no_truncation()
         ids = stock.encode(hostile(frames[name]), add_special_tokens=False).ids
         assert frames[name].reserved & set(ids)
+
+
+def test_no_text_can_open_a_turn(frame):
+    """A header holds a reserved token or stands behind one, and none begins like another that goes on."""
+    behind = all(set(end[-1:]) & frame.reserved for end in frame.ends.values())
+    headers = {**frame.headers, "system": frame.begin}
+    for header in headers.values():
+        assert header and (behind or set(header) & frame.reserved)
+    for one, other in permutations(headers.values(), 2):
+        assert other[: len(one)] != one
 
 
 def test_text_survives(frame):
@@ -74,15 +122,11 @@ def test_marks_become_tokens_only_as_parts(frames):
 
 LLAMA, BYTES = {"model_type": "llama", "vocab_size": 261}, byte_tokenizer()
 BAD_FOLDERS = [
-    ({"model_type": "gpt2", "vocab_size": 9}, BYTES, "wanted one of llama, phi3, qwen2, PanguEmbedded"),
-    ({"vocab_size": 9}, BYTES, "model_type: got None"),
-    ({"model_type": ["llama"], "vocab_size": 9}, BYTES, "model_type: got"),
     ({"model_type": "llama"}, BYTES, "vocab_size None"),
     ({"model_type": "llama", "vocab_size": 260}, BYTES, "token ids up to 260"),
-    ({"model_type": "qwen2", "vocab_size": 999}, BYTES, "no special token <|im_end|>"),
-    ({"model_type": "PanguEmbedded", "vocab_size": 999}, BYTES, "no special token [unused10]"),
-    (LLAMA, BYTES | {"added_tokens": []}, "no special token <|"),
-    (LLAMA, BYTES | {"added_tokens": BYTES["added_tokens"][:-1]}, "no special token <|eot_id|>"),
+    (LLAMA, BYTES | {"added_tokens": []}, "of no known frame; wanted the tokenizer of a chat model"),
+    (LLAMA, BYTES | {"added_tokens": BYTES["added_tokens"][:-1]}, "frames deepseek, phi4, chatml, llama3"),
+    ({"vocab_size": 999}, letter_tokenizer(TINYLLAMA), "pangu, zephyr; --frame zephyr would do"),
     (LLAMA, BYTES | {"added_tokens": 7}, "not for the tokenizers library"),
     (LLAMA, BYTES | {"model": {"type": "Magic"}}, "not for the tokenizers library"),
     (LLAMA, {"model": BYTES["model"]}, "not for the tokenizers library"),
@@ -98,6 +142,18 @@ def test_bad_folders(config, tokenizer, wanted, tmp_path):
         load_frame(tmp_path / "m")
     where, _, message = str(error.value).partition("json: ")
     assert where.startswith(str(tmp_path / "m")) and wanted in message
+
+
+def test_a_frame_by_name(tmp_path):
+    """It needs its special tokens, and no others."""
+    folder = write_model(tmp_path / "m", {"vocab_size": 999}, letter_tokenizer(PANGU))
+    assert (load_frame(folder).name, load_frame(folder, "zephyr").name) == ("pangu", "zephyr")
+    for name, wanted in (
+        ("chatml", "no special token <|im_start|>; frame chatml"),
+        ("qwen", "got frame qwen"),
+    ):
+        with pytest.raises(UserError, match=re.escape(wanted)):
+            load_frame(folder, name)
 
 
 def test_missing_files(tmp_path):

@@ -3,6 +3,8 @@
 The naive twin of write_turns generates every token and keeps no cache.
 """
 
+import itertools
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 
@@ -13,8 +15,13 @@ from test_train import adapted, make_record
 import data
 import mor
 from engine import heldout
+from engine.adapter import load_adapter
+from engine.dataset import HeldOut
+from engine.devices import Processes
 from engine.generation import generate
-from engine.heldout import count_turns, holds, retrace, write_turns
+from engine.heldout import count_turns, evaluate, holds, per_role, progress, retrace, write_turns
+from engine.inference import for_inference
+from engine.loss import token_losses
 from formats.calls import write_calls
 from formats.frames import Frame, load_frame
 from model import Transformer
@@ -70,6 +77,45 @@ def test_written_turns_are_those_generated_token_by_token(overfitted, base):
     assert right_turns(untrained, record, frame) == naive_turns(untrained, record, frame)
     counts = right_turns(model, make_record(0), frame, lambda *_, **__: pytest.fail("it was retraced"))
     assert counts == Counter(reasoner_turns=2, next_role=2, executor_turns=1, exact=1, exact_own=1)
+
+
+def test_evaluation_reads_all_and_writes_what_is_chosen(overfitted, base):
+    """In both forms of the model."""
+    frame, records = load_frame(base), [make_record(i) for i in (0, 1, 4, 7, 3)]
+    examples = [data.render(record, frame) for record in records]
+    held_out = [HeldOut(e, len(e.input_ids), 0, r) for e, r in zip(examples, records, strict=True)]
+    model, args = overfitted[0], Namespace(tokens_per_batch=700, eval_limit=3)
+    sums = token_losses(model, examples)[1].tolist()
+    counts = sum((naive_turns(model, records[i], frame) for i in (0, 1, 3)), Counter())
+    inference = Transformer.from_pretrained(base)
+    load_adapter(inference, overfitted[1])
+    for form in (model, for_inference(inference)):
+        found = evaluate(form, held_out, frame, args, Processes())
+        assert found["n"] == 5
+        assert found["loss"] == pytest.approx(sum(row[0] for row in sums) / sum(row[2] for row in sums), 1e-4)
+        assert {name: found[name] for name in per_role(sums)} == pytest.approx(per_role(sums), 1e-4)
+        assert found["executor_exact"] == counts["exact"] / counts["executor_turns"]
+        assert found["executor_exact_own"] == counts["exact_own"] / counts["executor_turns"]
+        assert found["next_role_accuracy"] == counts["next_role"] / counts["reasoner_turns"]
+        assert (found["executor_turns"], found["reasoner_turns"]) == (3, 6)
+    assert 0 < counts["exact"] < counts["executor_turns"]
+
+
+def said_in_pipe(seconds: float, total: int, at_once: int, monkeypatch, capsys) -> list[str]:
+    """What `progress` prints when each result takes so many seconds."""
+    clock = itertools.count()
+    monkeypatch.setattr(heldout.time, "perf_counter", lambda: seconds * next(clock))
+    assert list(progress(range(total), "read", total, at_once, Processes())) == [*range(total)]
+    return capsys.readouterr().out.splitlines()
+
+
+def test_progress_in_a_pipe(monkeypatch, capsys):
+    """With the time that is left, seldom where there are many results, and nothing about five seconds."""
+    wanted = ["read: 1 of 4, 3.0 min left", "read: 2 of 4, 2.0 min left", "read: 3 of 4, 1.0 min left"]
+    assert said_in_pipe(60, 4, 0, monkeypatch, capsys) == wanted
+    assert said_in_pipe(60, 32, 16, monkeypatch, capsys)[0] == "read: 1 of 32, 2.6 min left"
+    assert 15 < len(said_in_pipe(1, 1000, 0, monkeypatch, capsys)) <= 25
+    assert said_in_pipe(0.04, 100, 0, monkeypatch, capsys) == []
 
 
 SPELLED_DIFFERENTLY = "Action: get_4 Arguments: {{'n': 4.0}} Action: get_4 Action-Input: {{'n': 5}}"

@@ -9,6 +9,7 @@ from golden import TINY, TINY_LLAMA, close, load, tokens
 import mor
 from cli import UserError
 from engine import inference
+from engine.dora import layer_class
 from engine.generation import generate
 from engine.inference import MoRInference, PackedLinear, for_inference
 from model import KVCache, ModelConfig, Transformer
@@ -31,7 +32,8 @@ ROLES_OF_ROWS = [[0, 1, 2, 1, 0, 0, 2, 1], [1] * 5, [2, 0, 2], [0], [2], [2, 1, 
 
 
 def adapted(network: Transformer, **changes) -> Transformer:
-    mor.add_mor(network, MoRConfig(**{"rank": 3} | changes), seed=1)
+    config = MoRConfig(**{"rank": 3} | changes)
+    mor.add_mor(network, config, seed=1, layer_class=layer_class(config))
     torch.manual_seed(0)
     for parameter in mor.mor_parameters(network).values():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -63,7 +65,8 @@ def test_every_family_packed_and_plain(name: str, packed: bool, monkeypatch) -> 
     """Documents side by side, then behind their caches; the base alone, too."""
     if not packed:
         monkeypatch.setattr(inference, "_packable", lambda weight: False)
-    for network in (load(name)[0].eval(), adapted(load(name)[0])):
+    dora = dict(loras=(1, 0, 0), active=(1, 0, 0), scale=0.7, dora=True)
+    for network in (load(name)[0].eval(), adapted(load(name)[0]), adapted(load(name)[0], **dora)):
         ids, roles, lengths = tokens(45), tokens(45, seed=1, vocab=3), [20, 10, 15]
         later, later_roles = tokens(9, seed=2), tokens(9, seed=3, vocab=3)
         with torch.no_grad():

@@ -6,19 +6,23 @@ import pytest
 from test_complete import CEASE, INJECTION, SUMMARY, THOUGHT, Model, make
 
 from sources.rows import Refused
+from stages.asking import AGAIN
 from stages.judge import judge, too_low
 
 SCORES = {"overall": 8, "steps": {THOUGHT: 7, CEASE: 9, SUMMARY: 10}, "comment": "Good."}
+FORM = {"overall": 3, "steps": {THOUGHT: 2, CEASE: 3, SUMMARY: 4}}
+FORM |= {"comment": "the main reason, a sentence"}
 
 
 def test_judge():
     model = Model("```json\n" + json.dumps(SCORES) + "\n```")
     assert judge(make(missing=()), model) == SCORES
-    assert json.loads(model.asked[0][1]["content"].split("\n")[-1]) == {
-        "overall": None,
-        "steps": {THOUGHT: None, CEASE: None, SUMMARY: None},
-        "comment": "the main reason, a sentence",
-    }
+    *_, wanted, form = model.asked[0][1]["content"].split("\n")
+    assert json.loads(form) == FORM
+    assert wanted == (
+        "Answer with one JSON object and nothing else, of this form. Its numbers are only an example: put "
+        "your own scores, each a number, in their place:"
+    )
 
 
 BAD_SCORES = {
@@ -33,6 +37,10 @@ BAD_SCORES = {
         SCORES | {"overall": bad} for bad in (0, 11, 8.0, True, "8", None, [8], 10**400)
     )
     + (SCORES | {"steps": SCORES["steps"] | {CEASE: "9"}},),
+    "form in place of scores": (
+        FORM,
+        FORM | {"comment": "The summary tells a price that was not observed."},
+    ),
     "no short comment": (SCORES | {"comment": None}, SCORES | {"comment": "x" * 1001}),
 }
 
@@ -45,6 +53,17 @@ def test_judge_faults(kind, answer):
     with pytest.raises(Refused) as refused:
         judge(make(missing=()), Model(answer))
     assert refused.value.reason == f"judgement: {kind}"
+
+
+def test_who_copies_the_forms_numbers_sets_the_record_aside():
+    assert too_low(FORM, 7, 6) == "overall score under 7"
+
+
+def test_asked_again_with_another_form_and_warmly():
+    model = Model("8/10", SCORES)
+    judge(make(missing=()), model)
+    assert model.temperatures == [0, AGAIN]
+    assert '"comment": "The summary tells a price that was not observed."' in model.asked[1][-1]["content"]
 
 
 def test_judge_sees_data_as_data():

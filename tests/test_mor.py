@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 import mor
 from cli import UserError
 from engine import fused
+from engine.dora import layer_class
 from engine.fused import MoRFunction
 from model import Linear, ModelConfig, Transformer
 from mor import ROLES, MoRConfig, MoRLinear, RoleRows
@@ -154,7 +155,8 @@ def tiny_model(seed: int = 0, dtype=torch.float32, **changes) -> Transformer:
 def adapted(seed: int = 0, config: MoRConfig | None = None) -> Transformer:
     """A tiny model with random, trained-looking adapters."""
     model = tiny_model()
-    mor.add_mor(model, config or MoRConfig(rank=2), seed)
+    config = config or MoRConfig(rank=2)
+    mor.add_mor(model, config, seed, layer_class=layer_class(config))
     torch.manual_seed(seed)
     for parameter in mor.mor_parameters(model).values():
         nn.init.normal_(parameter, std=0.1)
@@ -541,22 +543,31 @@ def test_parameter_counts_of_the_paper(name, size, loras, without, with_gate, pa
 
 
 LORA, ROLES_ALONE, ROUTER_ALONE = (1, 0, 0), (1, 1, 1), (14, 0, 0)
-EQUAL = [  # base model, loras, rank, trained: as near to MoR's number above as a rank comes (docs/methods.md)
-    ("Llama-3.2-1B-Instruct", LORA, 229, 161_333_248),
-    ("Llama-3.2-1B-Instruct", LORA, 64, 45_088_768),  # as many as MoR uses for a token
-    ("Llama-3.2-1B-Instruct", LORA, 180, 126_812_160),  # Table 5: 4/4/3, 6/6/5, 7/7/6
-    ("Llama-3.2-1B-Instruct", LORA, 279, 196_558_848),
-    ("Llama-3.2-1B-Instruct", LORA, 328, 231_079_936),
-    ("Llama-3.2-1B-Instruct", ROLES_ALONE, 76, 160_628_736),
-    ("Llama-3.2-1B-Instruct", ROUTER_ALONE, 16, 162_070_528),
-    ("Phi-3.5-mini-instruct", LORA, 228, 358_612_992),
-    ("Qwen2.5-Coder-1.5B", LORA, 229, 264_276_992),
-    ("openPangu-Embedded-1B", LORA, 229, 201_197_568),
+EQUAL = [  # base model, loras, dora, rank, trained: as near to MoR's number above as a rank comes
+    ("Llama-3.2-1B-Instruct", LORA, False, 229, 161_333_248),
+    ("Llama-3.2-1B-Instruct", LORA, True, 229, 161_710_080),
+    ("Llama-3.2-1B-Instruct", LORA, False, 64, 45_088_768),  # about as many as MoR uses for a token
+    ("Llama-3.2-1B-Instruct", LORA, False, 180, 126_812_160),  # Table 5: 4/4/3, 6/6/5, 7/7/6
+    ("Llama-3.2-1B-Instruct", LORA, False, 279, 196_558_848),
+    ("Llama-3.2-1B-Instruct", LORA, False, 328, 231_079_936),
+    ("Llama-3.2-1B-Instruct", ROLES_ALONE, False, 76, 160_628_736),
+    ("Llama-3.2-1B-Instruct", ROUTER_ALONE, False, 16, 162_070_528),
+    ("Phi-3.5-mini-instruct", LORA, False, 228, 358_612_992),
+    ("Phi-3.5-mini-instruct", LORA, True, 227, 358_055_936),
+    ("Qwen2.5-Coder-1.5B", LORA, False, 229, 264_276_992),
+    ("Qwen2.5-Coder-1.5B", LORA, True, 228, 263_768_064),
+    ("openPangu-Embedded-1B", LORA, False, 229, 201_197_568),
+    ("openPangu-Embedded-1B", LORA, True, 228, 200_798_208),
 ]
 
 
-@pytest.mark.parametrize(("name", "loras", "rank", "wanted"), EQUAL)
-def test_parameter_counts_of_equal_size(name, loras, rank, wanted):
+@pytest.mark.parametrize(("name", "loras", "dora", "rank", "wanted"), EQUAL)
+def test_parameter_counts_of_equal_size(name, loras, dora, rank, wanted):
     model, active = on_meta(name), tuple(min(n, 4) for n in loras)
-    mor.add_mor(model, MoRConfig(rank=rank, loras=loras, active=active))
+    config = MoRConfig(rank=rank, loras=loras, active=active, dora=dora)
+    mor.add_mor(model, config, layer_class=layer_class(config))
     assert mor.count_parameters(model)[0] == wanted
+
+
+def test_full_fine_tuning_trains_all_of_llama():
+    assert mor.count_parameters(on_meta("Llama-3.2-1B-Instruct")) == (1_235_814_400, 0)

@@ -107,13 +107,28 @@ def play(request: dict) -> str:
     lines = asked.splitlines()
     if "Write, in place of null:" in asked:
         paths = re.findall(r'^\d+\. "(trajectory\.\d+\.content)"', asked, re.MULTILINE)
-        return json.dumps({path: "Here the way goes on." for path in paths})
+        return json.dumps({path: text_for(path, asked) for path in paths})
     if lines[-1].startswith('{"overall"'):
         steps = dict.fromkeys(json.loads(lines[-1])["steps"], 8)
         return json.dumps({"overall": 2 if "tedious" in asked else 9, "steps": steps, "comment": "Fair."})
     turns = [json.loads(line) for line in lines if line.startswith('{"turn"')]
+    if '{"answer"' in lines[-1]:
+        (number,) = re.findall(r"\d+", turns[0]["content"])
+        return json.dumps({"answer": int(number) + 20})
     query = [turn["content"] for turn in turns if turn["role"] == "user"][-1]
     return json.dumps([{"name": name, "arguments": {"city": city}} for name, city in CALL.findall(query)])
+
+
+def text_for(path: str, asked: str) -> object:
+    """A thought names the functions that are called behind it, a summary without a result copies calls."""
+    shown = [json.loads(line) for line in asked.splitlines() if line.startswith('{"turn"')]
+    turns = {turn["turn"]: turn for turn in shown}
+    (i,) = re.findall(r"\d+", path)
+    calls = [call for turn in turns.values() for call in turn.get("calls", [])]
+    if turns[f"trajectory.{i}"]["role"] == "reasoner":
+        return "Here the way goes on." + "".join(f" {call['name']}." for call in calls)
+    observed = any(turn["role"] == "observation" for turn in turns.values())
+    return "Here the way goes on." if observed else calls
 
 
 # ---- runs ----
@@ -139,6 +154,7 @@ def arguments(server: ChatServer, inputs: list[str], folder: Path, *more: object
         server.base_url,
     ]
     argv += ["--workers", 4, "--backoff", 0.01, "--tries", 12, "--timeout", 0.5, "--held-out", 0.2]
+    argv += ["--sample", 9, "--per-source"]  # of 11 rows of apigen
     return [str(part) for part in (*argv, *more)]
 
 
@@ -198,7 +214,8 @@ def test_every_row_is_done_or_set_aside_once(made):
         assert source["file"] == f"{source['dataset']}.json" and source["scores"]["model"] == "deepseek-chat"
         assert source["verified"] == {"model": "deepseek-chat", "run": False, "review": None}
         assert not any(path.startswith("trajectory") for path in source["missing"])
-        completed = [turn for turn in record["trajectory"] if turn.get("content") == "Here the way goes on."]
+        texts = [turn.get("content", "") for turn in record["trajectory"]]
+        completed = [text for text in texts if text.startswith(("Here the way goes on.", "Action: "))]
         assert len(completed) == len(source.get("completed", [])) and bool(completed) == (
             "completed_by" in source
         )
@@ -215,6 +232,7 @@ def test_report_adds_up(made):
                 n for what, n in row.items() if not what.startswith(("kept", "rows in"))
             )
             before[name] = row.get("rows out", 0)
+    assert counts["unify"]["apigen"]["train"] == 9
     table = (made / "report.txt").read_text()
     (line,) = (line for line in table.splitlines() if line.startswith("convert   rows in"))
     assert line.split()[3:] == ["16", "5", "6", "5", "32"]
@@ -352,6 +370,43 @@ def test_without_models(inputs, tmp_path, capsys):
     assert reasons == {"lacks a thought or summary, and no model is asked"}
 
 
+def test_rules_need_no_model_and_survive_a_kill(inputs, tmp_path, capsys):
+    """Twin: the same without the kill."""
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    whole, killed = (
+        ["run", *inputs, "--rules", "--judge-model", "", "--sample", 20, "--output", f] for f in folders
+    )
+    child = subprocess.Popen(
+        [sys.executable, str(ROOT / "pipeline.py"), *map(str, killed)], stdout=subprocess.DEVNULL
+    )
+    while not (folders[1] / "1-converted.jsonl").exists():
+        assert child.poll() is None
+        time.sleep(0.001)
+    child.kill()
+    child.wait()
+    assert command(*killed) == 0 == command(*whole)
+    assert files(folders[0]) == files(folders[1])
+    train = data.read_records(folders[0] / "train.jsonl")
+    assert len(train) == 20
+    by_rules = [record for record in train if record["source"].get("completed_by") == "rules"]
+    assert by_rules and all(turn.get("content", "x") for record in train for turn in record["trajectory"])
+    assert (
+        command("complete", "--rules", folders[0] / "1-converted.jsonl", "--output", tmp_path / "c.jsonl")
+        == 0
+    )
+    assert (tmp_path / "c.jsonl").read_bytes() == (folders[0] / "2-completed.jsonl").read_bytes()
+
+
+def test_rules_do_not_replace_a_text(tmp_path):
+    turns = [{"role": "user", "content": "?"}, {"role": "reasoner", "content": "So.", "next": "summarizer"}]
+    source = {"missing": ["trajectory.1.content"]}
+    record = {"trajectory": [*turns, {"role": "summarizer", "content": "!"}], "source": source}
+    (tmp_path / "in.jsonl").write_text(json.dumps(record))
+    assert command("complete", "--rules", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl") == 0
+    (line,) = lines(tmp_path / "out.refused.jsonl")
+    assert line["reason"] == "completion: nothing is missing where the record says so"
+
+
 def test_dry_run_asks_nothing(inputs, tmp_path, capsys):
     with ChatServer(play) as server:
         argv = arguments(server, inputs, tmp_path, "--dry-run", 2, "--price-in", 1, "--judge-price-out", 1)
@@ -392,6 +447,11 @@ WRONG = {
     "verify, a folder": ("verify {record} --output {empty} --model ''", "is a folder"),
     "unify, empty": ("unify {nothing} --output {out}", "nothing.json: is empty"),
     "unify, onto itself": ("unify {empty}/train.jsonl --output {empty}", "is one of the inputs"),
+    "unify, no sample": ("unify {record} --output {out} --per-source", "got no --sample"),
+    "verify, references": (
+        "verify {record} --output {out}/o.jsonl --model '' --references {rows}",
+        "holds no question",
+    ),
     "review, absent": ("review {out}/review.jsonl", "review.jsonl: cannot be read"),
     "review, records": ("review {record}", "wanted review.jsonl"),
     "unify, no record": ("unify {text} --output {out}", "rows.txt:1: not JSON"),

@@ -63,6 +63,23 @@ def test_ctrl_c_does_not_wait():
     gate.set()
 
 
+def test_a_sign_of_progress_without_a_terminal(capsys):
+    """Also while the first row is not done; and none after the last one."""
+
+    def rows() -> Iterator[int]:
+        for i in range(2):
+            time.sleep(0.1)
+            yield i
+
+    assert list(process.with_signs(rows(), "judge", 2000, every=0.01)) == [0, 1]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "judge: 0 of 2,000 rows in 0 s" and said[-1].startswith("judge: 1 of 2,000 rows")
+    time.sleep(0.05)
+    assert not capsys.readouterr().err
+    assert list(process.with_signs(range(3), "judge", None)) == [0, 1, 2]
+    assert not capsys.readouterr().err
+
+
 def written(paths: list[Path]) -> None:
     for path in paths:
         path.write_text(f"new {path.name.split('.')[1]}")

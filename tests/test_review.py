@@ -176,8 +176,9 @@ def test_changed_rows_lack_the_texts_written_for_the_old_calls(tmp_path):
     _, _, decisions = play(tmp_path, "o\n", one)
     merged, _ = decided(one, decisions)
     assert merged["source"]["missing"] == ["trajectory.1.content", "trajectory.4.content"]
-    done = complete(merged, Model({path: "New." for path in merged["source"]["missing"]}))
-    assert done["trajectory"][4]["content"] == "New."
+    texts = {"trajectory.1.content": "I need get_weather.", "trajectory.4.content": [ROME]}
+    done = complete(merged, Model(texts))
+    assert done["trajectory"][4]["content"] == 'Action: get_weather Arguments: {"city": "Rome"}'
 
 
 # ---- what is shown ----

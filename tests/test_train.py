@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+import agent
 import data
 import mor
 import train
@@ -290,15 +291,16 @@ def test_metrics_have_the_fields_of_the_contract(finished, base):
 
 @pytest.fixture(scope="module")
 def overfitted(base, tmp_path_factory) -> tuple[Transformer, Path]:
-    """A model trained until it writes a trajectory right, and the output folder."""
+    """A model trained until it writes a trajectory right, in the form for training; the output folder."""
     folder, models, real = tmp_path_factory.mktemp("overfitted"), [], Transformer.from_pretrained
     records = write_lines(folder / "one.jsonl", [make_record(0)])
     argv = ["--data", records, "--model", base, "--eval-data", records, "--output", folder / "run"]
-    argv += ["--rank", 8, "--lr", 0.01, "--steps", 80, "--grad-accum", 1, "--device", "cpu"]
+    argv += ["--rank", 8, "--lr", 0.02, "--steps", 80, "--grad-accum", 1, "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             train.Transformer, "from_pretrained", lambda *args: models.append(real(*args)) or models[-1]
         )
+        patch.setattr(train, "for_inference", lambda model: model)
         assert train_in_process(*argv) == 0
     return models[-1].eval(), folder / "run"
 
@@ -429,8 +431,7 @@ def test_only_the_role_asked_for_is_trained(base, sample, role):
     got, whole = chosen(base, sample, "--only-role", role), chosen(base, sample)
     assert len(got) == (6 if role == "executor" else 8)
     number = mor.ROLES.index(role)
-    theirs = [whole[i].example for i in range(8) if number in whole[i].example.role_ids[3:]]
-    theirs = [e for e in theirs if (e.labels[e.role_ids == number] != -100).any()]
+    theirs = [e for e in (whole[i].example for i in range(8)) if (e.labels[e.role_ids == number] >= 0).any()]
     for i, example in enumerate(theirs):
         labels = example.labels.copy()
         labels[example.role_ids != number] = -100
@@ -487,6 +488,52 @@ def test_stopped_and_resumed_is_never_interrupted(command, start, tmp_path):
     assert not list(folder.glob(".*"))  # what a killed save left behind is gone
 
 
+METHODS = {
+    "lora": ["--loras", "1,0,0", "--scale", 0.5, "--lr-ratio", 4],
+    "dora": ["--loras", "1,0,0", "--dora"],
+    "roles without router": ["--loras", "1,1,1", "--only-role", "executor"],
+    "router without roles": ["--loras", "4,0,0", "--samples", 5],
+    "full": ["--method", "full", "--lr", 0.001],
+    "full in bfloat16": ["--method", "full", "--lr", 0.001, "--dtype", "bfloat16"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_resumes_and_speaks(method, base, sample, tmp_path, monkeypatch, capsys):
+    argv = ["--data", sample, "--model", base, "--device", "cpu", "--lr", 0.01, *METHODS[method]]
+    argv += [] if "full" in method else ["--rank", 2]
+    argv += ["--tokens-per-batch", 600, "--grad-accum", 2, "--steps", 4, "--save-every", 2]
+    whole, stopped, save = tmp_path / "whole", tmp_path / "stopped", runs.Output.save
+
+    def save_and_copy(output, step, *rest) -> None:
+        save(output, step, *rest)
+        if step == 2:
+            shutil.copytree(whole, stopped)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Output, "save", save_and_copy)
+        assert train_in_process(*argv, "--output", whole) == 0
+    assert state_of(stopped)["step"] == 2
+    assert train_in_process(*argv, "--output", stopped, "--resume") == 0
+    assert read_metrics(stopped) == read_metrics(whole)
+    steps = steps_of(whole)
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    loads = {role: steps[-1][f"load_{role}"] for role in mor.ROLES}
+    if method == "router without roles":
+        assert sum(loads.pop("reasoner")) == pytest.approx(2)  # of 3 for every token
+    assert set(loads.values()) == {None}
+    resumed, state = load_file(stopped / runs.STATE), load_file(whole / runs.STATE)
+    assert resumed.keys() == state.keys() and all(torch.equal(resumed[name], state[name]) for name in state)
+    result = "model.safetensors" if "full" in method else "adapter_model.safetensors"
+    assert (stopped / result).read_bytes() == (whole / result).read_bytes()
+
+    use = ["--model", whole, "--adapter", ""] if "full" in method else ["--model", base, "--adapter", whole]
+    use = [str(part) for part in use]
+    capsys.readouterr()
+    assert run(agent.main, [*use, "--query", "Run 1.", "--json", "--max-new-tokens", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["trajectory"][0]["content"] == "Run 1."
+
+
 def test_second_ctrl_c_stops_at_once():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), devices.stop_on_signal() as caught:
@@ -527,6 +574,8 @@ def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys)
     shown = capsys.readouterr().out
     assert shown.count("Run 0.") == shown.count("Run 1.") == 1 and "Run 2." not in shown
     assert not (tmp_path / "run").exists()
+    assert train_in_process("--data", sample, "--model", base, "--show", 2, "--frame", "chatml") == 2
+    assert "frame chatml wants" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -543,6 +592,9 @@ def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys)
         (["--scale", "0"], "--scale"),
         (["--samples", "9"], "--samples: got 9"),
         (["--only-role", "user"], "--only-role"),
+        (["--dora"], "dora is True, wanted false, or true with loras 1,0,0"),
+        (["--method", "full"], "--rank: got --method full, which has no adapter"),
+        (["--lr-ratio", "0"], "--lr-ratio"),
         (["--active", "6,4,3"], "active"),
         (["--targets", "w_proj"], "w_proj"),
         (["--targets", ""], "targets"),

@@ -209,3 +209,34 @@ def test_faulty_row_names_file_and_line_and_writes_nothing(tmp_path):
     with pytest.raises(UserError, match="rows.jsonl:2: trajectory"):
         unify.unify([path], tmp_path / "out", NOTHING, hide=True)
     assert not (tmp_path / "out").exists()
+
+
+def indices(rows: list[dict]) -> list[tuple]:
+    return [(row["source"]["dataset"], row["source"]["index"]) for row in rows]
+
+
+def test_a_sample_is_the_first_rows_of_the_whole(tmp_path):
+    """Its twin: the file without --sample, cut. Held-out rows and repetitions stay as they are."""
+    rows = invented() + invented(50)
+    whole_counts, whole, held_out, aside = split(tmp_path / "whole", rows, share=0.2)
+    counts, train, held, left = split(tmp_path / "one", rows, share=0.2, sample=60)
+    assert train == whole[:60] and held == held_out
+    out = [row for row in left if row["reason"] == "not in the sample"]
+    assert sorted(indices(out)) == sorted(indices(whole[60:])) and len(left) - len(out) == len(aside)
+    assert counts["refused: not in the sample"] == len(whole) - 60 and counts["rows in"] == len(rows)
+    shuffled = random.Random(1).sample(rows, len(rows))
+    assert split(tmp_path / "two", shuffled, share=0.2, sample=60)[1:3] == (train, held)
+    _, other, *_ = split(tmp_path / "other", rows, share=0.2, sample=60, seed=1)
+    assert indices(other) != indices(train)
+    assert split(tmp_path / "all", rows, share=0.2, sample=10_000) == (whole_counts, whole, held_out, aside)
+
+
+def test_a_sample_of_each_source(tmp_path):
+    rows = invented()
+    _, whole, *_ = split(tmp_path / "whole", rows, share=0.0)
+    _, train, *_ = split(tmp_path / "each", rows, share=0.0, sample=110, per_source=True)
+    counts = Counter(dataset for dataset, _ in indices(train))
+    assert counts == {"set-0": 110, "set-1": 110, "set-2": 110, "maths": 100}
+    for dataset in counts:
+        first = [row for row in whole if row["source"]["dataset"] == dataset][:110]
+        assert [row for row in train if row["source"]["dataset"] == dataset] == first

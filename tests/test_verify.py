@@ -9,7 +9,7 @@ from test_complete import Model
 from cli import UserError
 from data import check_record
 from sources.rows import Refused
-from stages.verify import difference, read_calls, similar, step_faults, verify
+from stages.verify import difference, read_calls, similar, step_faults, verify, verify_row
 from tools.mock import Tools
 
 CITY, DAYS = {"type": "string"}, {"type": "integer", "default": 1}
@@ -213,13 +213,13 @@ def test_completed_texts_are_written_anew():
     completed = ["trajectory.1.content", "trajectory.4.content"]
     source = {"dataset": "apigen", "missing": ["tools.x"], "completed": completed}
     record = make(([WRONG], None), source=source, thought="I need weather_of.")
-    fresh = {"trajectory.1.content": "I need the weather.", "trajectory.4.content": "Asked for it."}
+    fresh = {"trajectory.1.content": "I need get_weather.", "trajectory.4.content": [BALI]}
     model = Model([BALI], fresh)
     verdict = verify(record, model)
     assert verdict.verdict == "pass"
     assert [verdict.record["trajectory"][i]["content"] for i in (1, 3, 4)] == [*fresh.values()][:1] + [
         "Done.",
-        "Asked for it.",
+        'Action: get_weather Arguments: {"city": "Bali"}',
     ]
     assert verdict.record["source"]["completed"] == completed
     assert verdict.record["source"]["missing"] == ["tools.x"]
@@ -327,7 +327,7 @@ def test_recovered_steps_need_no_opinion():
 
 
 def test_what_ask_raises_is_not_swallowed():
-    def ask(messages):
+    def ask(messages, temperature):
         raise UserError("the key is wrong")
 
     with pytest.raises(UserError):
@@ -358,6 +358,94 @@ def test_an_injection_in_the_history():
     assert verdict.verdict == "review"
     assert "<|im_start|>" not in model.asked[1][1]["content"]
     assert all(line[:1] in "{FA" for line in model.asked[1][1]["content"].split("\n") if line)
+
+
+# ---- results of both ----
+
+
+def temperature(city: str, days: int = 1) -> dict:
+    degrees = {"Bali": 30, "Denpasar": 30, "Rome": 20}
+    return {"degrees": degrees[city]}
+
+
+@pytest.mark.parametrize(
+    "city, agrees",
+    (("Denpasar", True), ("Rome", False), ("Lima", False)),
+)
+def test_results_are_compared_and_not_only_calls(city, agrees):
+    tools = Tools([WEATHER], functions={"get_weather": temperature})
+    other = [{"name": "get_weather", "arguments": {"city": city}}]
+    verdict = verify(make(([BALI], "30")), Model(other), tools)
+    assert verdict.verdict == ("pass" if agrees else "review")
+    assert verdict.record.get("source").get("agreed") == (["trajectory.2.calls"] if agrees else None)
+    assert verify(make(([BALI], "30")), Model(other)).verdict == "review"  # where nothing can be run
+
+
+@pytest.mark.parametrize(
+    "result, telling",
+    (
+        ("success", False),
+        ({"status": 200, "message": "set for 1 day"}, False),
+        ({"results": []}, False),
+        ({"ok": True}, False),
+        ("30 degrees", True),
+        ({"status": "ok", "data": [{"degrees": 30}]}, True),
+    ),
+)
+def test_a_status_belongs_to_any_call(result, telling):
+    tools = Tools([WEATHER], functions={"get_weather": lambda city, days=1: result})
+    verdict = verify(make(([BALI], "30")), Model([ROME]), tools)
+    assert verdict.verdict == ("pass" if telling else "review")
+
+
+def test_results_of_functions_that_cannot_be_run_are_unknown():
+    tools = Tools([WEATHER], functions={"get_weather": temperature})
+    verdict = verify(make(([BALI], "30")), Model([{"name": "set_unit", "arguments": {}}]), tools)
+    assert kinds(verdict) == ["second model: other functions"]
+    assert kinds(verify(make(([BALI], "30")), Model([]), tools)) == ["second model: no call"]
+
+
+# ---- summaries that correct the calls (Fig. 6) ----
+
+
+def with_summary(city: str) -> dict:
+    record = make(([BALI], None), source={"dataset": "apigen", "completed": ["trajectory.4.content"]})
+    record["trajectory"][4]["content"] = f'Action: get_weather Arguments: {{"city": "{city}"}}'
+    return record
+
+
+def test_a_summary_that_corrects_the_calls_goes_to_review():
+    assert verify(with_summary("Bali")).verdict == "pass"
+    verdict = verify(with_summary("Rome"))
+    assert (verdict.verdict, kinds(verdict)) == ("review", ["summary corrects the calls"])
+    assert verdict.faults[0]["path"] == "trajectory.2.calls" and verdict.faults[0]["other"] == [ROME]
+    assert verify(with_summary("Rome"), Model([BALI])).faults[0]["other"] == [ROME]
+
+
+def test_where_a_person_accepts_the_calls_the_summary_copies_them():
+    options = {"ask": None, "model": "", "environment": None, "python": None}
+    ((name, row),) = verify_row(with_summary("Rome"), decisions={}, **options)
+    assert name == "review"
+    decisions = {row["id"]: {"id": row["id"], "decision": "accept"}}
+    ((name, out),) = verify_row(with_summary("Rome"), decisions=decisions, **options)
+    assert name == "out" and out["trajectory"] == with_summary("Bali")["trajectory"]
+
+
+def test_texts_of_rules_are_written_again_by_rules():
+    source = {
+        "dataset": "apigen",
+        "completed": ["trajectory.1.content"],
+        "completed_by": "rules",
+        "missing": [],
+    }
+    wrong = {"name": "get_weather", "arguments": {"city": 5}}
+    options = {"ask": None, "model": "", "environment": None, "python": None}
+    record = make(([wrong], None), source=source)
+    ((_, row),) = verify_row(copy.deepcopy(record), decisions={}, **options)
+    change = {"id": row["id"], "decision": "change", "calls": {"trajectory.2.calls": [BALI]}}
+    ((name, out),) = verify_row(record, decisions={row["id"]: change}, **options)
+    assert name == "out" and "get_weather" in out["trajectory"][1]["content"]
+    assert out["source"]["rewritten"] == ["trajectory.1.content"]
 
 
 # ---- as a whole ----

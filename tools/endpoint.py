@@ -34,7 +34,7 @@ from cli import UserError
 from tools.journal import Journal, request_bytes
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
-Ask = Callable[[list[Message]], str]
+Ask = Callable[[list[Message], float], str]  # the second: the least temperature to ask with
 Prices = tuple[float, float] | None  # of a million tokens, of prompts and of completions
 
 REFUSED = (400, 413, 422)  # this request, now and ever
@@ -198,9 +198,15 @@ class Endpoint(contextlib.AbstractContextManager):
         key, _ = request_bytes(self._settings | {"messages": messages})
         return key in self.journal
 
-    def ask(self, messages: list[Message]) -> str:
-        """The answer, from the journal or the server. Raises Unanswered, UserError."""
-        key, data = request_bytes(self._settings | {"messages": messages})
+    def ask(self, messages: list[Message], least: float = 0.0) -> str:
+        """The answer, from the journal or the server. Raises Unanswered, UserError.
+
+        least: the temperature, where the endpoint's own one is lower.
+        """
+        body = self._settings | {"messages": messages}
+        if body["temperature"] is not None:
+            body["temperature"] = max(body["temperature"], least)
+        key, data = request_bytes(body)
         if key in self.journal:
             entry = self.journal[key]
             with self._lock:
