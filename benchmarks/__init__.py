@@ -1,1 +1,1 @@
-"""Measurements of speed and memory, each against a peer or a floor in one run."""
+"""Measurements: of speed and memory, each against a peer or a floor in one run, and of the tests."""

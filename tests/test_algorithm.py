@@ -142,7 +142,7 @@ SETTINGS = [
     ["--alpha1", "2", "--alpha2", "0.5", "--clip", "1000", "--balance", "mean"],  # inactive
     ["--schedule", "linear", "--weight-decay", "0.1"],
     ["--schedule", "constant", "--warmup", "0", "--weight-decay", "0.1"],
-    ["--schedule", "cosine", "--seed", "3", "--grad-accum", "3"],
+    ["--schedule", "cosine", "--seed", "3", "--grad-accum", "3", "--gradient-checkpointing"],
     ["--lr-ratio", "4", "--weight-decay", "0.1"],
     ["--method", "full", "--lr", "0.001", "--weight-decay", "0.1"],
 ]
@@ -157,6 +157,7 @@ def test_training_is_algorithm_1(settings, tmp_path):
     model, twin, output = made(args.method), made(args.method), Kept()
     if args.method != "full":
         for_training(model)
+    model.gradient_checkpointing = args.gradient_checkpointing  # as train.main does
     masters = Masters(model)
     optimizer = train.make_optimizer(masters.parameters, args)
     train.train(model, masters, data, plan, optimizer, output, 0, args, Processes())

@@ -183,6 +183,20 @@ def test_parallel_multiple_takes_each_function_with_its_own_schema():
     assert "not on offer" in check(question("multiple", [NAME], ONE), [call("geo.area", a=1)])[1]
 
 
+def test_a_required_parameter_must_be_there():
+    """Even where the answer says that it may be left out."""
+    asked = question("simple_python", [AREA], [{"geo.area": {"a": [1, ""]}}])
+    assert check(asked, [call("geo.area", a=1)]) == (True, "")
+    assert check(asked, [call("geo.area")]) == (False, "a: missing")
+
+
+def test_a_parameter_left_out_must_be_optional():
+    """Where the answers do not hold "", though the schema does not require it."""
+    asked = question("simple_python", [AREA], [{"geo.area": {"a": [1], "unit": ["m"], "b": [2, ""]}}])
+    assert check(asked, [call("geo.area", a=1, unit="m")]) == (True, "")
+    assert check(asked, [call("geo.area", a=1, b=2)]) == (False, "unit: left out, but not optional")
+
+
 # ---- the executable check ----
 
 

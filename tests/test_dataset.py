@@ -62,13 +62,27 @@ def fault_of(call, *args) -> str:
     return str(error.value)
 
 
+def test_a_trajectory_may_be_as_long_as_allowed(sample):
+    """No longer: that one is left out, or refused."""
+    rendered, said = dataset.render_file(sample, FRAME), []
+    longest = int(rendered.lengths[0])
+    kept = dataset.fitting(rendered, sample, longest, "skip", said.append)
+    assert kept.tolist() == [i for i, length in enumerate(rendered.lengths) if length <= longest]
+    assert 0 in kept and 0 < len(kept) < 20 and f"{20 - len(kept)} of over {longest} tokens" in said[0]
+    first = next(i for i, length in enumerate(rendered.lengths, 1) if length > longest)
+    fault = fault_of(dataset.fitting, rendered, sample, longest, "error", said.append)
+    assert f"trajectory {first} has {rendered.lengths[first - 1]} tokens" in fault
+    assert "raise --max-length" in fault_of(dataset.fitting, rendered, sample, 1, "skip", said.append)
+
+
 # ---- rendering ----
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("workers", [1, 3])
-def test_equals_read_and_render(tmp_path, workers):
+def test_equals_read_and_render(tmp_path, workers, monkeypatch):
     """Five chunks, a short one last, in the order of the file; blank lines are passed over."""
+    monkeypatch.setattr(dataset, "AHEAD", 1)  # so that the first is read before the last is begun
     path = tmp_path / "many.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b"\n \r\n".join(LINES[: 4 * dataset.CHUNK + 5]))
     found, wanted = dataset.render_file(path, FRAME, workers), naive(path)

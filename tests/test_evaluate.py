@@ -22,7 +22,7 @@ import evaluate
 import mor
 from cli import run
 from engine.adapter import save_adapter
-from evaluation import maths, results, roles
+from evaluation import bfcl_questions, maths, results, roles
 from model import ModelConfig, Transformer
 
 ROOT = Path(evaluate.__file__).parent
@@ -500,7 +500,17 @@ def test_sources_are_what_is_imported():
     assert found <= {path for pattern in results.CODE for path in ROOT.glob(pattern)}
 
 
-# ---- help and refusals ----
+# ---- defaults, help and refusals ----
+
+
+def test_defaults():
+    """Greedy; of maths, four rounds of reasoner and executor before the last two turns."""
+    common = ["--data", "x", "--output", "y"]
+    args = evaluate.parse_args(["math", *common, "--python"])
+    assert (args.max_turns, args.limit, args.batch) == (10, 0, 16)
+    assert (args.temperature, args.top_p, args.max_new_tokens, args.seed) == (0.0, 1.0, 512, 0)
+    args = evaluate.parse_args(["bfcl", *common])
+    assert args.categories == [*bfcl_questions.CATEGORIES] and args.temperature == 0.0
 
 
 @pytest.mark.parametrize("suite", ["", *evaluate.SUITES, "score", "compare"])

@@ -133,6 +133,7 @@ SPELLED_DIFFERENTLY = "Action: get_4 Arguments: {{'n': 4.0}} Action: get_4 Actio
         ({"executor": "I cannot"}, 0, 0, 2),
         ({"executor": "{0}, {1}", "endless": ["reasoner", "executor"]}, 0, 0, 0),  # no end of turn
         ({"executor": "{0}, {1}", "endless": ["executor"]}, 0, 0, 2),
+        ({"endless": ["reasoner"]}, 1, 0, 0),
         ({"reasoner": "Something else. Next: executor"}, 1, 1, 1),
         ({"reasoner": "Next: summarizer"}, 1, 0, 1),
         ({"reasoner": "No role named."}, 1, 0, 0),

@@ -111,6 +111,20 @@ def test_linears_get_rows_grouped_by_role() -> None:
     assert all(roles is None for _, roles in seen)
 
 
+def test_checkpointing_runs_each_layer_again_in_backward_and_only_there() -> None:
+    network, runs = Transformer.from_config(ModelConfig.from_dict(TINY_LLAMA)), []
+    network.gradient_checkpointing = True
+    for layer in network.model.layers:
+        layer.mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    loss = network(tokens(9, vocab=50)).sum()
+    assert len(runs) == 2
+    loss.backward()
+    assert len(runs) == 4
+    with torch.no_grad():
+        network(tokens(9, vocab=50))
+    assert len(runs) == 6
+
+
 def test_norms_of_a_bfloat16_model_are_made_in_float32() -> None:
     """Rounding comes once, at the end, as in the reference."""
     norm = RMSNorm(64, 1e-6)
@@ -147,7 +161,8 @@ def test_cache_grows_and_forgets() -> None:
     network, _ = load("phi3_sliding")
     ids, other = tokens(150), tokens(20, seed=5)
     cache = KVCache(network.config)
-    network(ids, cache=cache)
+    for part in ids.split([100, 50]):  # it grows with the second
+        network(part, cache=cache)
     cache.truncate(70)
     assert cache.length == 70
     close(network(other, cache=cache), network(torch.cat((ids[:70], other)))[70:])

@@ -34,6 +34,14 @@ def test_the_papers_average_is_the_mean_of_its_columns():
                 assert figures[-1] == pytest.approx(sum(figures[:-1]) / 4, abs=0.051), name
 
 
+def test_the_papers_figures_of_table_2():
+    """The base alone, then MoRAgent: Non-live AST, Non-live Exec, Live AST, Relevance, Average."""
+    rows = {name: [*zip(*PAPER[name].rows.values(), strict=True)] for name in PAPER}
+    assert rows["llama-3.2-1b-instruct"] == [(21.9, 19.2, 29.8, 38.9, 27.5), (75.2, 80.0, 60.7, 94.4, 77.6)]
+    assert rows["phi-3.5-mini-instruct"] == [(69.0, 57.3, 58.2, 72.2, 64.2), (83.0, 78.2, 72.7, 94.4, 82.1)]
+    assert rows["openpangu-embedded-1b"] == [(23.0, 23.9, 31.5, 16.7, 23.8), (76.9, 72.9, 64.7, 94.4, 77.2)]
+
+
 def test_the_papers_figures_of_table_3():
     assert PAPER["qwen2.5-coder-1.5b"].rows == {"GSM8K": (54.7, 41.7, 68.5), "MATH": (23.5, 33.5, 45.5)}
 

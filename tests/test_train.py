@@ -29,6 +29,7 @@ import train
 from cli import run
 from engine import dataset, devices, loss, runs
 from engine.adapter import load_adapter
+from engine.fused import MoRFunction
 from formats.frames import load_frame
 from model import ModelConfig, Transformer
 
@@ -383,6 +384,29 @@ def test_defaults_are_the_papers_with_a_model_and_the_quick_runs_without():
     ]
 
 
+def test_the_command_passes_on_its_settings(base, sample, tmp_path, monkeypatch):
+    """To the adapter's start, the model and the optimizer, for which an untrained run is looked at."""
+    found = []
+    monkeypatch.setattr(train, "train", lambda *args: found.append(args))
+    flags = ["--seed", 7, "--init", "released", "--weight-decay", 0.3, "--gradient-checkpointing"]
+    flags += ["--shared-gate", "--orthogonal", "printed", "--eval-limit", 1]
+    assert train_in_process("--data", sample, "--model", base, *SMALL, *flags, "--output", tmp_path) == 0
+    model, optimizer = found[0][0], next(arg for arg in found[0] if isinstance(arg, torch.optim.Optimizer))
+    config = mor.mor_layers(model)[0].config
+    assert (config.rank, config.loras, config.active) == (2, (3, 3, 2), (2, 2, 2))
+    assert (config.shared_gate, config.orthogonal) == (True, "printed")
+    assert model.gradient_checkpointing
+    assert all(layer.function == MoRFunction.apply for layer in mor.mor_layers(model))
+    fresh = Transformer.from_pretrained(base)
+    mor.add_mor(fresh, config, 7, "released")
+    for name, parameter in mor.mor_parameters(fresh).items():
+        assert torch.equal(mor.mor_parameters(model)[name], parameter), name
+    assert type(optimizer) is torch.optim.AdamW
+    for group in optimizer.param_groups:
+        assert (group["weight_decay"], group["betas"], group["eps"]) == (0.3, (0.9, 0.999), 1e-8)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(mor.mor_parameters(model))
+
+
 # ---- what is trained ----
 
 
@@ -653,7 +677,7 @@ def test_resume_refuses_a_run_of_code_without_a_setting(command, finished, tmp_p
 
 def test_resume_refuses_other_data_another_base_and_a_broken_state(command, finished, base, tmp_path, capsys):
     records = [make_record(i) for i in range(8)]
-    records[3]["trajectory"][0]["content"] += "!"
+    records[3]["trajectory"][0]["content"] = "Run 4."  # of as many tokens
     other = write_lines(tmp_path / "other.jsonl", records)
     assert train_in_process(*command, "--output", finished, "--resume", "--data", other) == 2
     assert "--data" in capsys.readouterr().err
