@@ -213,11 +213,11 @@ class MoRLinear(nn.Module):
 
     def __init__(self, base: nn.Linear, config: MoRConfig):
         super().__init__()
-        self.base, self.config = base.requires_grad_(False), config
+        self.base, self.config, self.groups = base.requires_grad_(False), config, config.groups
         self.lora_A, self.lora_B, self.router = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         self.statistics: tuple[Tensor, Tensor] | None = None
         self.function = mor_layer  # or another form of it, as engine/fused.py has
-        for role, ids in config.groups.items():
+        for role, ids in self.groups.items():
             loras = config.loras[ids[0]]
             self.lora_A[role] = self._parameter(loras, config.rank, base.in_features)
             self.lora_B[role] = self._parameter(loras, config.rank, base.out_features)
@@ -235,7 +235,7 @@ class MoRLinear(nn.Module):
         """
         bound = 1 / math.sqrt(self.base.in_features)
         bound_A = bound / math.sqrt(self.config.rank) if init == "released" else bound
-        for role in self.config.groups:
+        for role in self.groups:
             for weight, most in ((self.lora_A[role], bound_A), (self.router[role], bound)):
                 if not weight.is_meta:
                     weight.copy_(torch.empty(weight.shape).uniform_(-most, most, generator=generator))
@@ -248,7 +248,7 @@ class MoRLinear(nn.Module):
         """forward, with the bias that is given."""
         if roles is None:
             raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
-        config, groups = self.config, self.config.groups
+        config, groups = self.config, self.groups
         role_sizes = [sum(roles.sizes[role] for role in ids) for ids in groups.values()]
         active = [config.active[ids[0]] for ids in groups.values()]
         parameters = [kind[role] for role in groups for kind in (self.lora_A, self.lora_B, self.router)]
@@ -307,7 +307,7 @@ def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor
     reading = (config or layers[0].config).orthogonal
     total = torch.zeros(())
     for layer in layers:
-        for role in layer.config.groups:
+        for role in layer.groups:
             A, B = layer.lora_A[role], layer.lora_B[role]
             for i in range(1, len(A)):
                 for j in range(i + 1, len(A)):

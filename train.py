@@ -416,9 +416,7 @@ def main(argv: list[str] | None = None) -> None:
     frame = load_frame(folder, args.frame, args.prompts)
     base, config = ModelConfig.from_file(folder), adapter_config(args, frame)
     if args.show:
-        for record in data.read_records(args.data)[: args.show]:
-            print(data.show(data.render(record, frame), frame))
-        return
+        return show(args, frame)
     processes, device = start_processes(args)
     if processes.rank == 0:  # a slower process could find what this one has begun to write
         check_output(args.output, args.resume)
@@ -478,6 +476,17 @@ def main(argv: list[str] | None = None) -> None:
     how = f"--model {args.output} --adapter ''" if args.method == "full" else f"--adapter {args.output}"
     processes.say(f"saved in {args.output}; use it by {how}")
     processes.end()
+
+
+def show(args: argparse.Namespace, frame: Frame) -> None:
+    """Print --show records as they are trained on."""
+    for record in data.read_records(args.data)[: args.show]:
+        example = data.render(record, frame)
+        if args.only_role:
+            for t, role in enumerate(example.role_ids):
+                if ROLES[role] != args.only_role:
+                    example.labels[t] = -100
+        print(data.show(example, frame))
 
 
 def adapter_config(args: argparse.Namespace, frame: Frame) -> MoRConfig:

@@ -7,7 +7,8 @@ mor     this project: rank 16, 5, 5 and 4 LoRAs, 4, 4 and 3 active; packed, head
 frozen  the same without adapters, forward and backward alone: no weight is trained, but the gradient flows
         down to the output of the embedding
 
-The variants of others are in peers.py. All stand on one copy of the base weights, which are random.
+The variants of others are in peers.py. All stand on one copy of the base weights, which are random unless a
+--model is given.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from torch import nn
 
 import data
 import mor
-from cli import ArgumentParser, UserError, number
+from cli import ArgumentParser, UserError, number, read_object
 from data import Example
 from engine.devices import choose_device, choose_dtype, flat_gradients
 from engine.fused import for_training, orthogonal_loss
@@ -94,10 +95,12 @@ def parser(name: str, text: str) -> ArgumentParser:
 def add_model(parser: ArgumentParser, shape: str, layers: int) -> None:
     """Arguments of a benchmark with a whole model, and the defaults of two of them."""
     add, count = parser.add_argument, number(int, 1)
-    add("--shape", choices=tuple(SHAPES), default=shape, help="of the model")
-    add("--layers", type=count, default=layers, metavar="N", help="of the model")
+    add("--shape", choices=tuple(SHAPES), default=shape, help="of a model with random weights")
+    add("--layers", type=count, default=layers, metavar="N", help="of that model")
+    add("--model", type=Path, metavar="DIR", help="checkpoint folder, in place of random weights")
     add("--data", type=Path, default=ROOT / "bfcl.jsonl", metavar="FILE", help="trajectories to draw from")
-    add("--tokenizer", type=Path, default=ROOT / "tiny", metavar="DIR", help="folder with tokenizer.json")
+    about = "folder with tokenizer.json; None: that of --model, or else tiny/"
+    add("--tokenizer", type=Path, metavar="DIR", help=about)
     add("--seed", type=number(int, 0), default=0, metavar="N", help="of texts and weights")
 
 
@@ -133,11 +136,12 @@ class Texts:
 
 def load_frame(args: argparse.Namespace) -> Frame:
     """The tokenizer and its chat frame. Raises UserError when it has more tokens than the model."""
-    frame, most = data.load_frame(args.tokenizer), SHAPES[args.shape]["vocab_size"]
+    folder, most = args.tokenizer or args.model or ROOT / "tiny", shape_of(args)["vocab_size"]
+    frame = data.load_frame(folder)
     tokens = frame.tokenizer.get_vocab_size()
     if tokens > most:
         got = f"got {tokens} tokens, wanted at most {most}"
-        raise UserError(f"{args.tokenizer}: {got}; choose another --tokenizer or --shape")
+        raise UserError(f"{folder}: {got}; choose another --tokenizer or --shape")
     return frame
 
 
@@ -187,7 +191,7 @@ def describe(args: argparse.Namespace, texts: Texts) -> str:
         shares.append(f"{name} {count / texts.tokens:.0%}")
     return (
         f"{environment(args)}\n"
-        f"model     {args.shape}, {args.layers} layers, random weights\n"
+        f"model     {model_name(args)}\n"
         f"texts     {len(lengths)} of {args.data.name}, {min(lengths)} to {max(lengths)} tokens\n"
         f"tokens    {texts.tokens:,}, {texts.supervised / texts.tokens:.1%} supervised; {', '.join(shares)}"
     )
@@ -204,11 +208,21 @@ def clock(device: torch.device) -> float:
 
 
 def shape_of(args: argparse.Namespace) -> dict:
-    """The model's config.json."""
+    """The model's config.json. Raises UserError."""
+    if args.model:
+        return read_object(args.model / "config.json", "the config.json of a model")
     return SHAPES[args.shape] | {"num_hidden_layers": args.layers}
 
 
+def model_name(args: argparse.Namespace) -> str:
+    if args.model:
+        return f"{args.model.resolve().name}, {shape_of(args)['num_hidden_layers']} layers, its weights"
+    return f"{args.shape}, {args.layers} layers, random weights"
+
+
 def base_model(args: argparse.Namespace) -> Transformer:
+    if args.model:
+        return Transformer.from_pretrained(args.model, args.dtype, args.device)
     config = ModelConfig.from_dict(shape_of(args))
     return Transformer.from_config(config, args.dtype, args.device, args.seed)
 

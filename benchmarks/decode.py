@@ -2,9 +2,10 @@
 
     python -m benchmarks.decode                 both tables, with a Llama of 100M parameters
     python -m benchmarks.decode --only episodes --size 32 --dtype bfloat16
+    python -m benchmarks.decode --model DIR     with the weights of a checkpoint
 
 Both play records of the data file through agent.Episode, their observations recorded. Every pass is made as
-always, drafts included; then the record's tokens are taken in place of what random weights say, which would
+always, drafts included; then the record's tokens are taken in place of what the model says, which might
 never end. So all ways have the same work.
 
 One stream: time after an episode's first token, over the tokens said. The peers' generate says as many, after
@@ -251,7 +252,7 @@ def ways_of(base: Transformer, mor: Transformer, args: argparse.Namespace) -> di
         for p in common.trained(peft):  # not peft.to: that would round its rotary tables as well
             p.data = p.data.to(args.dtype)
         ways["peft"] = Way(peft.eval(), None)
-        ways["transformers"] = Way(peers.llama_model(base, args).eval(), None)
+        ways["transformers"] = Way(peers.causal_model(base, args).eval(), None)
     return ways
 
 
@@ -331,7 +332,8 @@ def main(argv: list[str] | None = None) -> None:
     mor = common.mor_model(base).eval()
     size = sum(p.numel() for p in base.parameters())
     print(common.environment(args))
-    print(f"model     {args.shape}, {size / 1e6:.1f}M parameters; LoRAs {loras.loras} of rank {loras.rank}")
+    print(f"model     {common.model_name(args)}, {size / 1e6:.1f}M parameters")
+    print(f"adapter   LoRAs {loras.loras} of rank {loras.rank}")
     if args.only in ("both", "stream"):
         print(stream_table(base, mor, frame, playable(records, args.streams + 1), args), end="")
     if args.only in ("both", "episodes"):

@@ -39,18 +39,19 @@ def without_peers(variants: Sequence[str]) -> list[str]:
     return present
 
 
-def llama_model(base: Transformer, args: argparse.Namespace) -> nn.Module:
-    """LlamaForCausalLM on the tensors of the base."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+def causal_model(base: Transformer, args: argparse.Namespace) -> nn.Module:
+    """transformers' model on the tensors of the base."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    weight = base.model.embed_tokens.weight
-    config = LlamaConfig(**common.shape_of(args), dtype=weight.dtype)
+    weight, shape = base.model.embed_tokens.weight, common.shape_of(args)
+    shape = {name: value for name, value in shape.items() if name not in ("dtype", "torch_dtype")}
+    config = AutoConfig.for_model(**shape, dtype=weight.dtype)
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(base.state_dict(), assign=True)
     model.tie_weights()
-    model.model.rotary_emb = LlamaRotaryEmbedding(config).to(weight.device)  # buffers that no file holds
+    rotary = type(model.model.rotary_emb)
+    model.model.rotary_emb = rotary(config).to(weight.device)  # buffers that no file holds
     return model
 
 
@@ -61,7 +62,7 @@ def peft_model(base: Transformer, args: argparse.Namespace) -> nn.Module:
     warnings.simplefilter("ignore", FutureWarning)  # of the peers, about each other's names
     rank = sum(MoRConfig().loras) * MoRConfig().rank
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(common.linears(base)))
-    return get_peft_model(llama_model(base, args), lora).train()
+    return get_peft_model(causal_model(base, args), lora).train()
 
 
 def model_of(variant: str, base: Transformer, args: argparse.Namespace) -> nn.Module:

@@ -4,6 +4,7 @@
     python -m benchmarks.train_step --only mor frozen               without peers
     python -m benchmarks.train_step --scaling                       seconds at 1, 2 and 4 times --tokens
     python -m benchmarks.train_step --loras                         seconds by the number of LoRAs
+    python -m benchmarks.train_step --model DIR                     with the weights of a checkpoint
     python -m benchmarks.train_step --device cuda --tokens 32768    a GPU: all 16 layers in bfloat16
 
 common.py and peers.py say what the variants are. They take turns; shown is the median of --repeats steps

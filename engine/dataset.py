@@ -99,8 +99,9 @@ class Trajectories:
     def only(self, role: str) -> "Trajectories":
         """Those in which this role says something, and that is all that is trained."""
         trained = self.trained & (self.role_ids == ROLES.index(role))
-        starts, ends = self.starts + 1, self.starts + self.lengths  # nothing predicts the first token
-        supervised = [np.count_nonzero(trained[start:end]) for start, end in zip(starts, ends, strict=True)]
+        ends = self.starts + self.lengths
+        spans = zip(self.starts, ends, strict=True)
+        supervised = [np.count_nonzero(trained[start:end]) for start, end in spans]  # never the first token
         of_role = replace(self, trained=trained, supervised=np.array(supervised, np.int32))
         return of_role.keep(np.flatnonzero(of_role.supervised))
 

@@ -134,7 +134,7 @@ def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor
     layers = mor_layers(model)
     reading = (config or layers[0].config).orthogonal
     total = 0.0
-    for role in layers[0].config.groups:
+    for role in layers[0].groups:
         A = torch.stack([gram(layer.lora_A[role][1:]) for layer in layers])  # [N, E, rank, E, rank]
         B = torch.stack([gram(layer.lora_B[role][1:]) for layer in layers])
         if reading == "directions":

@@ -3,7 +3,7 @@
     python -m evidence.report          the text, with the tables in it
     python -m evidence.figures         the pictures beside it
 
-The words stand in evidence/template.md. A line `<!-- tiny: Table 6 -->` of it becomes that table of that study.
+The words stand in evidence/template.md. There a line `<!-- tiny: Table 6 -->` becomes that table of a study.
 What has no result yet is left out of a table, and said below it.
 
 A share over several seeds is their mean and sample deviation; its interval, and that of a difference, comes

@@ -78,7 +78,7 @@ FAMILIES = {
     "zephyr": Family(("<s>", "</s>"), "<s>", "<|{}|>\n", "</s>", between="\n"),
 }  # fmt: skip
 TRAINED_WITH = "moragent"  # the key of config.json that says it: see engine/full.py
-ON_REQUEST = "zephyr"
+ON_REQUEST = "zephyr"  # never chosen by its tokens, which many other models have
 WANTED = "a JSON object, as in the folder of a Hugging Face model; fetch it again"
 # what looks like a special token of a frame
 SPECIAL = re.compile(r"(<\|\w+\|>|<｜[\w▁]+｜>|<s>|\[unused\d+\]|\[/?(?:INST|TOOL_RESULTS)\])")
@@ -104,8 +104,8 @@ class Frame:
         """Ids of anybody's text: none of them reserved, nothing added in front.
 
         Headers and texts are encoded apart from each other, in training as in generation, so a turn has the
-        same ids in both. (Phi's and openPangu's tokenizers put a `▁` before each; `decode` takes it off.)
-        A tokenizer that normalizes changes the text: Qwen's applies Unicode NFC.
+        same ids in both. (SentencePiece's tokenizers put a `▁` before each; `decode` takes it off.) One that
+        normalizes changes the text: Qwen's applies Unicode NFC, Mistral's may drop a space in front.
         """
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         if self.reserved.isdisjoint(encoding.ids):

@@ -105,9 +105,9 @@ def wordings(record: dict, i: int) -> list[str]:
     if kind == CONFIRM:
         return confirmations(record, calls)
     if kind == TELL:
-        return reports(turns[i - 2]["content"], names)
+        return reports(last_observed(turns, i), names)
     if kind == SOLVE:
-        return solutions(turns[i - 2]["content"])
+        return solutions(last_observed(turns, i))
     assert kind == REPLY
     return apologies(record, i)
 
@@ -118,6 +118,11 @@ def wordings(record: dict, i: int) -> list[str]:
 def listed(words: list[str]) -> str:
     """a, b and c"""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def last_observed(turns: list[dict], i: int) -> str:
+    """The last observation before turn i."""
+    return next(turn["content"] for turn in reversed(turns[:i]) if turn["role"] == "observation")
 
 
 def called(calls: list[dict]) -> list[str]:

@@ -303,7 +303,7 @@ def disagreement(record: dict, i: int, other: list[dict]) -> dict | None:
 def same_results(row: list[dict], other: list[dict], environment: Tools) -> bool:
     """Whether both give the same when they are run, and it is more than a status."""
     known = {tool["name"] for tool in environment.schemas}
-    if not other or any(call["name"] not in known for call in [*row, *other]):
+    if any(call["name"] not in known for call in [*row, *other]):
         return False
     results, others = (
         sorted(environment.call(call["name"], call["arguments"]) for call in calls) for calls in (row, other)

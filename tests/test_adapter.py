@@ -289,7 +289,7 @@ def test_export_refuses_what_peft_cannot_hold(tmp_path, capsys):
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("name", ["llama_tied_llama3rope", "qwen2_tied"])
 def test_peft_computes_the_same_with_an_exported_adapter(name, dora, tmp_path):
-    """qwen2 has biases, which DoRA does not scale."""
+    """Logits and the gradients of all that is trained; qwen2 has biases, which DoRA does not scale."""
     peft = pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
     ours, ids = Transformer.from_pretrained(FIXTURES / name), tokens(40)
@@ -300,9 +300,20 @@ def test_peft_computes_the_same_with_an_exported_adapter(name, dora, tmp_path):
     save_adapter(ours, tmp_path / "ours")
     adapter.export_peft(tmp_path / "ours", tmp_path / "theirs")
     base = transformers.AutoModelForCausalLM.from_pretrained(FIXTURES / name, dtype=torch.float32)
-    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "theirs")
-    with torch.no_grad():
-        plain = Transformer.from_pretrained(FIXTURES / name)(ids)
-        got, wanted = theirs(ids[None]).logits[0], ours(ids, role_ids=ids % 3)
-    assert (wanted - plain).abs().max() > 0.1
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "theirs", is_trainable=True)
+    got, wanted = theirs(ids[None]).logits[0], ours(ids, role_ids=ids % 3)
+    assert (wanted - Transformer.from_pretrained(FIXTURES / name)(ids)).abs().max() > 0.1
     close(got, wanted, 1e-5 * max(1.0, wanted.abs().max().item()))
+    got.square().mean().backward()
+    wanted.square().mean().backward()
+    trained = [name for name, parameter in theirs.named_parameters() if parameter.requires_grad]
+    for name, parameter in mor.mor_parameters(ours).items():
+        if "router" in name:
+            continue
+        kind = next(kind for kind in adapter.PEFT_NAMES if name.endswith(kind))
+        stem = f"base_model.model.{name.removesuffix(kind)}{adapter.PEFT_NAMES[kind]}"
+        (twin,) = [each for each in trained if each.replace(".default", "").startswith(stem)]
+        trained.remove(twin)
+        gradient = adapter._as_in_peft(kind, parameter.grad)
+        torch.testing.assert_close(theirs.get_parameter(twin).grad, gradient, rtol=1e-3, atol=1e-5)
+    assert trained == []

@@ -47,6 +47,7 @@ def test_final_answer(text, answer):
         ("2x+3", "3+2x", True),
         ("2x+3", "3-2x", False),
         (r"(1,2)", "(1, 2)", True),
+        ("(1,2)", "12", False),
         ("", "", False),
         ("no", "yes", False),
     ),

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from benchmarks.pipeline import INVENTED, write_rows
 from cli import UserError, run
 from engine.fused import MoRFunction
 from engine.inference import for_inference
+from engine.loss import token_losses
 from model import Linear, Transformer
 from mor import MoRConfig, MoRLinear, RoleRows
 
@@ -71,6 +73,18 @@ def test_train_step():
     assert over_mor == 1
     frozen = next(line for line in printed.splitlines() if line.startswith("frozen"))
     assert frozen.split()[1] == "0"  # trained parameters
+
+
+def test_train_step_of_a_checkpoint(capsys):
+    """Its weights and its tokenizer, as the cross-entropy shows."""
+    argv = ["--model", str(ROOT / "tiny"), "--tokens", "300", "--repeats", "1", "--only", "mor"]
+    train_step.main([*argv, "--dtype", "float32"])
+    printed = capsys.readouterr().out
+    assert "model     tiny, 4 layers, its weights\n" in printed
+    base, records = Transformer.from_pretrained(ROOT / "tiny"), data.read_records(ROOT / "bfcl.jsonl")
+    frame, chosen = data.load_frame(ROOT / "tiny"), random.Random(0).sample(records, 1)[0]
+    loss, by_role = token_losses(base, [data.render(chosen, frame)])
+    assert f"cross-entropy of mor {loss / by_role[:, 2].sum():.6f}\n" in printed
 
 
 def test_steps_by_tokens_and_by_loras(capsys):
@@ -152,7 +166,8 @@ def test_model_of_the_benchmarks_runs_the_form_for_training():
 
 
 def mini(dtype: torch.dtype = torch.float32) -> argparse.Namespace:
-    return argparse.Namespace(shape="llama-100m", layers=1, dtype=dtype, device=torch.device("cpu"), seed=0)
+    cpu = torch.device("cpu")
+    return argparse.Namespace(shape="llama-100m", layers=1, model=None, dtype=dtype, device=cpu, seed=0)
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16])

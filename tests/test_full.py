@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ def test_the_checkpoint_loads_and_says_how_it_was_prompted(folders, tmp_path):
     """folders: a Llama with a tokenizer; its config.json says nothing of prompts."""
     base = folders[0]
     (base / "generation_config.json").write_text('{"eos_token_id": 7}')
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
     frame = load_frame(base, prompts="paper")
     model = moved(base, torch.bfloat16)
     save_checkpoint(model, frame, tmp_path)
@@ -38,10 +41,10 @@ def test_the_checkpoint_loads_and_says_how_it_was_prompted(folders, tmp_path):
     assert load_frame(tmp_path, prompts="short").prompts == "short"
     assert load_frame(tmp_path).name == frame.name
     assert load_frame(tmp_path).encode("It rains.") == frame.encode("It rains.")
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config.pop("moragent") == {"frame": "llama", "prompts": "paper"}
-    assert config.pop("torch_dtype") == "bfloat16"
-    assert config == json.loads((base / "config.json").read_text())
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written.pop("moragent") == {"frame": "llama", "prompts": "paper"}
+    assert written.pop("torch_dtype") == "bfloat16"
+    assert written == config
 
 
 @pytest.mark.parametrize("name", ["qwen2_tied", "llama_untied_sharded", "phi3_sliding"])
@@ -49,10 +52,8 @@ def test_transformers_computes_the_same_with_the_checkpoint(name, tmp_path):
     transformers = pytest.importorskip("transformers")
     model, ids = moved(FIXTURES / name), tokens(20)
 
-    class OfFixture:
-        folder, name, prompts = FIXTURES / name, model.config.model_type, "short"
-
-    save_checkpoint(model, OfFixture, tmp_path)
+    frame = SimpleNamespace(folder=FIXTURES / name, name=model.config.model_type, prompts="short")
+    save_checkpoint(model, frame, tmp_path)
     tied = model.lm_head.weight is model.model.embed_tokens.weight
     assert tied == ("lm_head.weight" not in load_file(tmp_path / "model.safetensors"))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)

@@ -76,7 +76,7 @@ def test_thoughts_name_the_function_and_most_leave_the_values_to_the_executor():
 @pytest.mark.parametrize(
     "calls, words",
     (
-        ([("get_weather", {"city": "Bali"}), ("get_weather", {"city": "Rome"})], "get_weather"),
+        ([("get_weather", {"city": "Bali"}), ("get_weather", {"city": "Rome"})], "once|2|one call"),
         ([("get_weather", {"city": "Bali"}), ("set_unit", {"unit": "C"})], "get_weather .*set_unit"),
     ),
 )
@@ -100,11 +100,11 @@ def test_values_that_are_too_long_are_not_said():
 def test_a_description_that_could_be_taken_for_a_turn_is_left_out():
     record = asked(0, "reasoner", "executor")
     record["tools"] = [WEATHER | {"description": "Weather. Next: executor"}]
-    assert "Next" not in "".join(texts(record))
+    assert "next: executor" not in "".join(texts(record)).lower()
     record["tools"] = [WEATHER | {"description": "Next: executor"}]
-    for n in range(9):
+    for n in range(30):
         record["trajectory"][0]["content"] = f"And in town {n}?"
-        assert "Next" not in "".join(texts(record))
+        assert "next: executor" not in "".join(texts(record)).lower()
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,47 @@ def test_after_an_observation(observation, thought, summary):
     found = all_texts("reasoner", "executor", "observation", observation=observation, count=30)
     assert all(re.search(thought, reason) and re.search(summary, told) for _, reason, told in found)
     assert len({reason for _, reason, _ in found}) > 1 < len({told for *_, told in found})
+
+
+@pytest.mark.parametrize(
+    "observation, words",
+    (
+        ("{}", "There is an answer from get_weather, but the request is not finished. "),
+        ("Error: no such city", "get_weather reported an error, so another attempt is due. "),
+    ),
+)
+def test_a_thought_behind_an_observation_says_what_came(observation, words):
+    record = asked(0, "reasoner", "executor", "observation", "reasoner", "executor", observation=observation)
+    assert texts(record)[1].startswith(words) and not texts(record)[0].startswith(words)
+
+
+def test_given_up_after_an_error():
+    found = all_texts("reasoner", "executor", "observation", observation="Error: no such city", count=20)
+    assert all(re.search("no other way|give this up|would not help", thought) for _, thought, _ in found)
+
+
+def test_a_result_that_ends_in_a_question():
+    record = short("reasoner", "executor", "observation", summary="It rains. Shall I book?")
+    for n in range(20):
+        record["trajectory"][0]["content"] = f"Weather in town {n}?"
+        record["trajectory"][4]["content"] = ""
+        record["source"] = {"missing": ["trajectory.4.content"]}
+        assert re.search("how to go on|decide on|question to the user", texts(record)[0])
+
+
+@pytest.mark.parametrize(
+    "output, words",
+    (
+        ("10", "The output so far is not the answer yet. "),
+        ("NameError: x", "The code failed and has to be mended. "),
+    ),
+)
+def test_a_plan_behind_an_output(output, words):
+    record = math(output)
+    record["trajectory"][4:4] = [dict(turn) for turn in record["trajectory"][1:4]]
+    record["trajectory"][6]["content"] = "50"
+    record = unfinished(record)
+    assert texts(record)[1].startswith(words) and not texts(record)[0].startswith(words)
 
 
 def test_a_long_result_is_refused():

@@ -517,7 +517,7 @@ def test_every_method_trains_resumes_and_speaks(method, base, sample, tmp_path, 
     assert train_in_process(*argv, "--output", stopped, "--resume") == 0
     assert read_metrics(stopped) == read_metrics(whole)
     steps = steps_of(whole)
-    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert steps[-1]["loss"] < steps[0]["loss"] and all(step["grad_norm"] > 0 for step in steps)
     loads = {role: steps[-1][f"load_{role}"] for role in mor.ROLES}
     if method == "router without roles":
         assert sum(loads.pop("reasoner")) == pytest.approx(2)  # of 3 for every token
@@ -572,6 +572,11 @@ def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(train.Transformer, "from_pretrained", lambda *_: pytest.fail("loaded the model"))
     assert train_in_process("--data", sample, "--model", base, "--show", 2, "--output", tmp_path / "run") == 0
     shown = capsys.readouterr().out
+    assert all(f"\n{role[0]}* " in shown for role in mor.ROLES)
+    only = ["--only-role", "executor"]
+    assert train_in_process("--data", sample, "--model", base, "--show", 1, *only) == 0
+    of_one = capsys.readouterr().out
+    assert [f"\n{role[0]}* " in of_one for role in mor.ROLES] == [False, True, False]
     assert shown.count("Run 0.") == shown.count("Run 1.") == 1 and "Run 2." not in shown
     assert not (tmp_path / "run").exists()
     assert train_in_process("--data", sample, "--model", base, "--show", 2, "--frame", "chatml") == 2
@@ -593,6 +598,7 @@ def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys)
         (["--samples", "9"], "--samples: got 9"),
         (["--only-role", "user"], "--only-role"),
         (["--dora"], "dora is True, wanted false, or true with loras 1,0,0"),
+        (["--dora", "--loras", "1,0,0", "--active", "1,0,0", "--shared-gate"], "dora is True, wanted false"),
         (["--method", "full"], "--rank: got --method full, which has no adapter"),
         (["--lr-ratio", "0"], "--lr-ratio"),
         (["--active", "6,4,3"], "active"),
