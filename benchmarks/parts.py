@@ -3,10 +3,10 @@
     python -m benchmarks.parts pack PATH... --into parts       parts/parts.json, parts/000.part, 001.part, ...
     python -m benchmarks.parts unpack parts --into models       each time that more parts have come
 
-A PATH is a file, or a folder, whose files keep its name before theirs. They lie end to end in the parts. unpack
-takes the parts that are there, checks each before it writes, and keeps in models/.parts what it has; a part
-may then be deleted. With the last one, each file is checked whole and gets its name. The list, parts.json, has
-to come with every delivery.
+A PATH is a file, or a folder, whose files keep its name before theirs. They lie end to end in the parts.
+unpack takes the parts that are there, checks each before it writes, and keeps in models/.parts what it has; a
+part may then be deleted. With the last one, each file is checked whole and gets its name. The list,
+parts.json, is wanted each time.
 """
 
 import argparse
@@ -27,8 +27,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m benchmarks.parts", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     pack = commands.add_parser("pack", help="write parts")
-    pack.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files, or folders with all they hold")
-    pack.add_argument("--size", type=number(int, 1, MOST), default=48, metavar="MIB", help="of a part, at most")
+    pack.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="files, or folders with their files"
+    )
+    size = number(int, 1, MOST)
+    pack.add_argument("--size", type=size, default=48, metavar="MIB", help="of a part, at most")
     unpack = commands.add_parser("unpack", help="write the files")
     unpack.add_argument("folder", type=Path, metavar="DIR", help=f"with {LIST} and parts")
     for command in (pack, unpack):

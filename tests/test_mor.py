@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 import mor
 from cli import UserError
 from engine import fused
-from engine.fused import MoRFunction
+from engine.fused import fused_layer
 from model import Linear, ModelConfig, Transformer
 from mor import ROLES, MoRConfig, MoRLinear, RoleRows
 
@@ -37,7 +37,7 @@ SHAPES = [  # loras, active
 ]
 
 
-FORMS = {"plain": mor.mor_layer, "fused": MoRFunction.apply}
+FORMS = {"plain": mor.mor_layer, "fused": fused_layer}
 
 
 @pytest.fixture(params=FORMS)

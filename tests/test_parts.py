@@ -1,4 +1,4 @@
-"""benchmarks/parts.py: what is packed and unpacked is the same, byte for byte; nothing damaged comes through."""
+"""benchmarks/parts.py: what is packed and unpacked is the same, byte for byte; damage is refused."""
 
 import json
 
