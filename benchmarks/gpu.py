@@ -4,12 +4,12 @@
     python -m benchmarks.gpu --out DIR --only training     some parts; their rows take the place of older ones
     python -m benchmarks.gpu --out DIR --smoke             small shapes: whether it runs, on a CPU too
 
-tests       70 s  the tests marked gpu: CUDA against CPU
-training   160 s  whole steps on 8,192 packed tokens: frozen base, MoR in its forms, PEFT's LoRA; tokens a
+tests       75 s  the tests marked gpu: CUDA against CPU
+training   145 s  whole steps on 8,192 packed tokens: frozen base, MoR in its forms, PEFT's LoRA; tokens a
                   second, share of the matmul peak measured here, peak memory, launches, waits of the host;
                   the twenty kernels that take longest
-generation  60 s  one stream and 64, base and MoR, transformers beside them; share of a copy's bandwidth
-quick       70 s  the quick run of train.py
+generation  50 s  one stream and 64, base and MoR, transformers beside them; share of a copy's bandwidth
+quick       60 s  the quick run of train.py
 
 Weights are random, of the shapes of Llama-3.2-1B, Qwen2.5-Coder-1.5B and Phi-3.5-mini; texts are those of
 bfcl.jsonl. Each part runs in a process of its own, which is stopped when its time is over. gpu.json is
@@ -22,13 +22,14 @@ import gc
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -45,12 +46,13 @@ from benchmarks.common import ROOT, Texts
 from cli import ArgumentParser, layout, read_object, run, write_whole
 from engine.devices import choose_device, choose_dtype, peak_memory
 from engine.fused import for_training
-from engine.generation import Sequence, accept, score
+from engine.generation import Sequence as Stream
+from engine.generation import accept, score
 from engine.inference import for_inference
 from model import KVCache, ModelConfig, Transformer
 
 CONFIGS = ROOT / "tests" / "fixtures" / "configs"
-SHAPES = {  # in the order of their worth
+SHAPES = {
     "Llama-3.2-1B": CONFIGS / "Llama-3.2-1B-Instruct",
     "Qwen2.5-Coder-1.5B": CONFIGS / "Qwen2.5-Coder-1.5B-Instruct",
     "Phi-3.5-mini": CONFIGS / "Phi-3.5-mini-instruct",
@@ -65,6 +67,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="folder for gpu.json and the quick run")
     add("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS), metavar="PART", help="parts to run")
+    add(
+        "--rows",
+        nargs="+",
+        default=[""],
+        metavar="TEXT",
+        help="only rows that have one of these in their name",
+    )
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
     add("--smoke", action="store_true", help="small shapes, all in this process")
     add("--here", action="store_true", help="in this process; what the others are started with")
@@ -79,8 +88,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 class Results:
     """gpu.json: the environment and, per part, its rows; written whole after every change."""
 
-    def __init__(self, folder: Path, part: str, keep: bool = False):
-        """Rows that the part has are dropped, unless `keep` says otherwise."""
+    def __init__(self, folder: Path, part: str, wanted: Sequence[str] = ("",), keep: bool = False):
+        """Rows that the part has are dropped, unless `keep` says otherwise; wanted: see --rows."""
+        self.wanted = wanted
         self.path, self.part, self.started = folder / "gpu.json", part, time.monotonic()
         self.all = read_object(self.path, "results") if self.path.exists() else {}
         self.all[part] = self.all.get(part, []) if keep else []
@@ -98,9 +108,13 @@ class Results:
     def row(self, what: str, needs: float = 0) -> Iterator[dict]:
         """What the block puts into the dict becomes a row; so does what it raises.
 
-        Where less than `needs` seconds are left the block has to leave: `values["skip"]` says so.
+        Where less than `needs` seconds are left the block has to leave: `values["skip"]` says so. So it does
+        where the row is not wanted; then there is none.
         """
         values = {}
+        if not any(text in what for text in self.wanted):
+            yield {"skip": "not wanted"}
+            return
         if self.left() < needs:
             values["skip"] = f"{self.left():.0f} s were left, it needs {needs}"
         try:
@@ -250,12 +264,18 @@ VARIANTS = {  # -> seconds that a row needs, about, at the most
     "mor": 10,
     "mor grouped": 10,
     "peft": 20,
-    "mor elementwise": 30,  # compiled: train.py's --compile
-    "mor grouped layers": 60,  # compiled whole
     "mor checkpointing": 10,
-    "frozen elementwise": 20,
+    "mor elementwise": 30,  # compiled: train.py's --compile
+    "frozen elementwise": 15,
+    "mor grouped layers": 50,  # compiled whole
 }
-OTHERS = ("frozen", "mor", "mor grouped", "mor checkpointing")  # of the other shapes
+UNCOMPILED = ("frozen", "mor", "mor grouped")
+PLAN = (  # rows, in the order of their worth
+    (FIRST, (*UNCOMPILED, "peft", "mor checkpointing")),
+    ("Qwen2.5-Coder-1.5B", UNCOMPILED),
+    ("Phi-3.5-mini", UNCOMPILED),
+    (FIRST, ("mor elementwise", "frozen elementwise", "mor grouped layers")),
+)
 
 
 def measure_training(
@@ -289,21 +309,21 @@ def training(results: Results, args: argparse.Namespace) -> None:
     results.add(
         "texts", tokens=texts.tokens, documents=len(texts.examples), supervised=share, peak_TFLOPs=peak / 1e12
     )
-    variants = VARIANTS if peers.without_peers(("peft",)) else [each for each in VARIANTS if each != "peft"]
-    if args.smoke:  # to compile takes minutes on a CPU
-        variants = [each for each in variants if "elementwise" not in each and "layers" not in each]
-    step = None
-    for name in SHAPES:
+    peft = peers.without_peers(("peft",))
+    for name, variants in PLAN[:3] if args.smoke else PLAN:  # to compile takes minutes on a CPU
         base = None
-        with results.row(f"{name}, base"):
-            base = Transformer.from_config(config_of(name, args.smoke), args.dtype, args.device)
-        for variant in variants if name == FIRST else OTHERS:
+        for variant in variants:
+            if variant == "peft" and not peft:
+                continue
             with results.row(f"{name}, {variant}", VARIANTS[variant]) as values:
-                if "skip" not in values and base is not None:
-                    step = measure_training(variant, base, texts, peak, args, values)
-                    if name == FIRST and variant in ("mor", "mor grouped layers"):
-                        add_kernels(results, f"{name}, {variant}", step, args)
-            step = None
+                if "skip" in values:
+                    continue
+                if base is None:
+                    base = Transformer.from_config(config_of(name, args.smoke), args.dtype, args.device)
+                step = measure_training(variant, base, texts, peak, args, values)
+                if name == FIRST and variant in ("mor", "mor grouped layers"):
+                    add_kernels(results, f"{name}, {variant}", step, args)
+            step = None  # it holds the model
 
 
 def add_kernels(results: Results, name: str, step: Callable, args: argparse.Namespace) -> None:
@@ -324,7 +344,7 @@ def seconds_a_pass(model: Transformer, streams: int, args: argparse.Namespace) -
     for _ in range(streams):
         ids = torch.randint(0, 2000, (args.prompt,), generator=generator).tolist()
         cache = KVCache(model.config, weight.dtype, weight.device)
-        sequences.append(Sequence(ids, [0] * len(ids), cache, role=1))
+        sequences.append(Stream(ids, [0] * len(ids), cache, role=1))
     seconds = []
     for _ in range(args.new):
         started = clock(args.device)
@@ -348,6 +368,13 @@ def seconds_of_theirs(model: nn.Module, streams: int, args: argparse.Namespace) 
     return (taken[2] - taken[1]) / (args.new - 1)
 
 
+def narrow(model: nn.Module) -> nn.Module:
+    """Its LoRAs in the base's dtype. (Not by model.to: that would round rotary tables as well.)"""
+    for parameter in common.trained(model):
+        parameter.data = parameter.data.to(model.dtype)
+    return model
+
+
 def generation(results: Results, args: argparse.Namespace) -> None:
     copy = bandwidth(args)
     results.add("copy", GB_per_second=copy / 1e9)
@@ -355,7 +382,7 @@ def generation(results: Results, args: argparse.Namespace) -> None:
         "base": lambda base: twin(base).eval(),
         "mor": lambda base: common.mor_model(base).eval(),
         "transformers": lambda base: peers.llama_model(base, args).eval(),
-        "peft": lambda base: peers.peft_model(base, args).eval(),
+        "peft": lambda base: narrow(peers.peft_model(base, args)).eval(),
     }
     if not peers.without_peers(("peft",)):
         makers = {name: makers[name] for name in ("base", "mor")}
@@ -386,6 +413,7 @@ def tests(results: Results, args: argparse.Namespace) -> None:
     """pytest in a process of its own, as a fault on the device spoils the one that meets it."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--tb=short", "-p", "no:cacheprovider"]
     report = results.path.with_name("tests.log")
+    text = ""
     with results.row("tests marked gpu") as values, report.open("w+", encoding="utf-8") as log:
         command += ["-rfEs", "--durations=8", "tests/test_gpu.py"]
         try:
@@ -402,13 +430,14 @@ def tests(results: Results, args: argparse.Namespace) -> None:
 
 def quick(results: Results, args: argparse.Namespace) -> None:
     folder = results.path.with_name("quick")
-    command = ["--data", str(train.SAMPLE), "--output", str(folder), "--cache", ""]
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
+    command = ["--data", str(train.SAMPLE)]
     if args.smoke:  # data without held-out sets of its own
-        command[1] = str(ROOT / "bfcl_heldout.jsonl")
-        command += ["--steps", "2", "--tokens-per-batch", "512"]
+        command = ["--data", str(ROOT / "bfcl_heldout.jsonl"), "--steps", "2", "--tokens-per-batch", "512"]
+    lines = []
     with results.row("quick run") as values:
         started = time.perf_counter()
-        train.main([*command, "--device", str(args.device), "--max-length", "512"])
+        train.main([*command, "--output", str(folder), "--cache", "", "--device", str(args.device)])
         values["seconds"] = time.perf_counter() - started
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
         steps = [line for line in lines if "loss" in line]
@@ -426,10 +455,10 @@ def numbers(values: dict) -> dict:
 # ---- all ----
 
 PARTS = {  # -> function, seconds
-    "tests": (tests, 70),
-    "training": (training, 160),
-    "generation": (generation, 60),
-    "quick": (quick, 70),
+    "tests": (tests, 75),
+    "training": (training, 145),
+    "generation": (generation, 50),
+    "quick": (quick, 60),
 }
 
 
@@ -439,7 +468,9 @@ def run_here(part: str, args: argparse.Namespace) -> None:
     args.shape, args.layers = ("mini", 1) if args.smoke else ("llama-1b", 16)
     args.tokens, args.prompt, args.new, args.streams = (300, 20, 6, 3) if args.smoke else (8192, 400, 40, 64)
     args.data, args.tokenizer, args.seed = ROOT / "bfcl.jsonl", ROOT / "tiny", 0
-    results = Results(args.out, part)
+    if args.smoke:
+        args.data = ROOT / "bfcl_seen.jsonl"  # which is read faster
+    results = Results(args.out, part, args.rows)
     results.all["environment"] = [{"what": line} for line in common.environment(args).splitlines()]
     try:
         PARTS[part][0](results, args)
@@ -451,7 +482,8 @@ def run_here(part: str, args: argparse.Namespace) -> None:
 def run_apart(part: str, args: argparse.Namespace, start: Callable = subprocess.Popen) -> None:
     """In a process of its own, which is ended with all that it has started when the time is over."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--here", "--only", part, "--out", str(args.out)]
-    process = start([*command, "--device", args.device], cwd=ROOT, start_new_session=True)
+    command += ["--device", args.device, "--rows", *args.rows]
+    process = start(command, cwd=ROOT, start_new_session=True)
     try:
         code = process.wait(PARTS[part][1] + START)
         fault = f"its process ended with code {code}" if code else ""
