@@ -207,7 +207,8 @@ def test_whatever_decides_the_tokens_is_in_the_key(sample, tmp_path, monkeypatch
     keys = [dataset.fingerprint(sample, frame)[0]]
     assert keys[0] == dataset.fingerprint(sample, FRAME)[0]
     assert {source.name for source in dataset.SOURCES} == {
-        *("data.py", "__init__.py", "calls.py", "checkpoint.py", "frames.py", "prompts.py", "dataset.py")
+        *("data.py", "dataset.py", "__init__.py", "calls.py", "checkpoint.py"),
+        *("formula.py", "frames.py", "prompts.py"),
     }
     for path in (sample, *sorted(model.iterdir())):
         path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
