@@ -19,8 +19,10 @@ sees one contiguous group of rows per role and is told how many. Only attention 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from inspect import signature
 from itertools import accumulate
 from pathlib import Path
 
@@ -162,14 +164,38 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(rows, k, v, mask).reshape(q.shape)
 
 
-def attend_packed(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None) -> Tensor:
-    """Causal attention inside each packed document, one kernel for all. q [T, H, D]; k, v [T, G, D]."""
-    from torch.nn.attention.varlen import varlen_attn  # here, as it takes a second and only CUDA needs it
+@dataclass
+class Packed:
+    """Packed documents as torch's kernel for them is told."""
 
-    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(q.device, non_blocking=True)
+    kernel: Callable
+    ends: Tensor  # int32 [documents + 1]: 0, then where each document ends
+    longest: int  # tokens of a document
+
+    @classmethod
+    def of(cls, lengths: list[int], device: torch.device) -> "Packed":
+        """The import is here because it takes a second and only CUDA needs it.
+
+        Heads that share keys: torch 2.11 takes them as they are, 2.13 wants to be told of them.
+        """
+        from torch.nn.attention.varlen import varlen_attn
+
+        told = "enable_gqa" in signature(varlen_attn).parameters
+        ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
+        return cls(partial(varlen_attn, enable_gqa=True) if told else varlen_attn, ends, max(lengths))
+
+
+def takes_packed(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether that kernel, flash attention, does."""
+    narrow = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and narrow and head_dim % 8 == 0 and head_dim <= 256
+
+
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, packed: Packed, window: int | None) -> Tensor:
+    """Causal attention inside each packed document, one kernel for all. q [T, H, D]; k, v [T, G, D]."""
     left = -1 if window is None else window - 1  # tokens before the query's own; -1: all
-    options = dict(window_size=(left, 0), enable_gqa=q.shape[1] != k.shape[1])
-    return varlen_attn(q, k, v, ends, ends, max(lengths), max(lengths), **options)
+    ends, longest = packed.ends, packed.longest
+    return packed.kernel(q, k, v, ends, ends, longest, longest, window_size=(left, 0))
 
 
 @dataclass
@@ -181,6 +207,7 @@ class Layout:
     sin: Tensor
     caches: list[KVCache] | None  # one for each document
     roles: RoleRows | None  # how the rows are grouped by role; told to every linear
+    packed: Packed | None = None  # where one kernel attends in all documents
     masks: dict = field(default_factory=dict)  # made by the first layer that wants them
 
     def mask(self, n: int, s: int, window: int | None, like: Tensor) -> Tensor | None:
@@ -244,8 +271,8 @@ class Attention(nn.Module):
             q, k = rotate(q, layout.cos, layout.sin), rotate(k, layout.cos, layout.sin)
         if layout.caches is not None:
             out = self.attend_cached(q, k, v, layout)
-        elif q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):  # flash attention takes no other dtype
-            out = attend_packed(q, k, v, layout.lengths, self.window)
+        elif layout.packed is not None:
+            out = attend_packed(q, k, v, layout.packed, self.window)
         elif len(set(layout.lengths)) == 1:
             out = self.attend_equal(q, k, v, layout)
         else:
@@ -356,6 +383,14 @@ class Transformer(nn.Module):
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
+    def compile_layers(self) -> None:
+        """Compile each layer as a whole, once for all of them; the first steps then take a minute more.
+
+        For engine.fused's grouped form on a GPU, whose graph is the same for every packing.
+        """
+        for layer in self.model.layers:
+            layer.compile(dynamic=True)
+
     def compile_elementwise(self) -> None:
         """Fuse each norm, and each gate of an MLP, into one kernel; the first step then takes seconds more.
 
@@ -434,7 +469,10 @@ class Transformer(nn.Module):
             wanted = f"wanted [{len(input_ids)}]"
             assert role_ids.shape == input_ids.shape, f"role_ids has shape {list(role_ids.shape)}, {wanted}"
             roles = self.arrange_rows(role_ids)
-        return Layout(lengths, cos.to(dtype), sin.to(dtype), caches, roles)
+        packed = None
+        if caches is None and takes_packed(input_ids.device, dtype, self.config.head_dim):
+            packed = Packed.of(lengths, input_ids.device)
+        return Layout(lengths, cos.to(dtype), sin.to(dtype), caches, roles, packed)
 
     @classmethod
     def from_config(

@@ -193,6 +193,10 @@ class RoleRows:
     order: Tensor | None = None  # [T] which token stands in each row; None: rows are in sequence order
     inverse: Tensor | None = None  # [T] in which row each token stands
 
+    def of_groups(self, groups: dict[str, list[int]]) -> list[int]:
+        """Rows of each group of roles, which MoRConfig.groups gives by the roles' numbers."""
+        return [sum(self.sizes[role] for role in ids) for ids in groups.values()]
+
 
 def sort_by_role(role_ids: Tensor) -> RoleRows:
     """The role-aware gate of Eq. 6 as an order of rows: int64 [T], 0, 1 or 2 -> rows grouped by role."""
@@ -249,10 +253,9 @@ class MoRLinear(nn.Module):
         if roles is None:
             raise UserError("role_ids are missing; an adapted model wants the role 0, 1 or 2 of each token")
         config, groups = self.config, self.groups
-        role_sizes = [sum(roles.sizes[role] for role in ids) for ids in groups.values()]
         active = [config.active[ids[0]] for ids in groups.values()]
         parameters = [kind[role] for role in groups for kind in (self.lora_A, self.lora_B, self.router)]
-        settings = role_sizes, active, config.shared_gate, config.scale
+        settings = roles.of_groups(groups), active, config.shared_gate, config.scale
         h, f, P = self.function(x, self.base.weight, bias, *settings, *parameters)
         if self.training and not _in_backward():
             self.statistics = f, P

@@ -26,7 +26,7 @@ from tqdm import tqdm
 import mor
 from benchmarks import common
 from cli import layout, number, run
-from engine.fused import MoRFunction
+from engine.fused import fused_layer
 from model import Linear
 from mor import MoRConfig, MoRLinear, RoleRows
 
@@ -88,7 +88,7 @@ def masked_layer(
     return h, None, None
 
 
-MOR = {"masked": masked_layer, "plain": mor.mor_layer, "mor": MoRFunction.apply}
+MOR = {"masked": masked_layer, "plain": mor.mor_layer, "mor": fused_layer}
 
 
 def variants(base: Linear, config: MoRConfig) -> dict[str, nn.Module]:

@@ -20,8 +20,13 @@ from mor import MoRConfig, load_statistics, mor_layers
 def for_training(model: nn.Module) -> nn.Module:
     """Let the MoRLinears of `model` run MoRFunction in the place of mor.mor_layer; return the model."""
     for layer in mor_layers(model):
-        layer.function = MoRFunction.apply
+        layer.function = fused_layer
     return model
+
+
+def fused_layer(*arguments) -> tuple[Tensor, Tensor, Tensor]:
+    """MoRFunction as a plain function: torch.compile of torch 2.11 cannot follow a bound `apply`."""
+    return MoRFunction.apply(*arguments)
 
 
 class MoRFunction(torch.autograd.Function):
@@ -75,7 +80,8 @@ class MoRFunction(torch.autograd.Function):
             d_z, d_scores = d_down_output.tensor_split([width], dim=1)
             d_z.addmm_(d_delta, up.T, beta=0, alpha=ctx.scale)
             pull = (d_z * z).unflatten(1, A.shape[:2]).sum(dim=2).to(gates.dtype)  # gates * their gradients
-            d_scores.copy_(route_backward(pull, d_P[role], gates, probs, ctx.shared_gate))
+            d_probs = d_P[role] / max(len(u), 1)  # Eq. 12 divides by the tokens
+            d_scores.copy_(route_backward(pull, d_probs, gates, probs, ctx.shared_gate))
             scale_columns(d_z, gates)
 
             if wants_d_x:
@@ -110,19 +116,22 @@ def route_largest(scores: Tensor, top_k: int, shared_gate: bool) -> tuple[Tensor
     return gates, chosen
 
 
-def route_backward(pull: Tensor, d_P: Tensor, gates: Tensor, probs: Tensor, shared_gate: bool) -> Tensor:
-    """Gradient of the scores, [n, E], from gates times their gradients, pull [n, 1 + E], and that of P, [E].
+def route_backward(pull: Tensor, d_probs: Tensor, gates: Tensor, probs: Tensor, shared_gate: bool) -> Tensor:
+    """Gradient of the scores, [n, E], from gates times their gradients, pull [n, 1 + E], and that of probs.
 
     For p = softmax(s), ds = p dp - p sum(p dp). The K largest, rescaled, are a softmax over their scores.
     """
     weights, weights_pull = gates[:, 1:], pull[:, 1:]
-    probs_pull = probs * (d_P / max(len(probs), 1))  # Eq. 12 divides by the tokens
+    probs_pull = probs * d_probs
     d_scores = weights_pull - weights * weights_pull.sum(dim=1, keepdim=True)
     d_scores += probs_pull - probs * probs_pull.sum(dim=1, keepdim=True)
     if not shared_gate:
         return d_scores
     d_shared = pull[:, :1] * (1 - gates[:, :1])  # of a sigmoid g: dg g (1 - g)
     return torch.cat([d_shared, d_scores], dim=1)
+
+
+# ---- Eq. 13 ----
 
 
 def orthogonal_loss(model: nn.Module, config: MoRConfig | None = None) -> Tensor:

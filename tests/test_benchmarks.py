@@ -19,7 +19,7 @@ import pipeline
 from benchmarks import common, decode, layer, tokenise, train_step
 from benchmarks.pipeline import INVENTED, write_rows
 from cli import UserError, run
-from engine.fused import MoRFunction
+from engine.fused import fused_layer
 from engine.inference import for_inference
 from engine.loss import token_losses
 from model import Linear, Transformer
@@ -159,7 +159,7 @@ def test_variants_of_mor_are_one_function():
 def test_model_of_the_benchmarks_runs_the_form_for_training():
     made = common.mor_model(common.base_model(mini()))
     adapted = [module for module in made.modules() if isinstance(module, MoRLinear)]
-    assert adapted and all(layer.function == MoRFunction.apply for layer in adapted)
+    assert adapted and all(layer.function == fused_layer for layer in adapted)
 
 
 # ---- the checks before the times ----

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 import mor
 from engine.dora import DoRALinear, layer_class
-from engine.fused import MoRFunction
+from engine.fused import fused_layer
 from mor import MoRConfig, RoleRows
 
 CONFIG = MoRConfig(rank=3, loras=(1, 0, 0), active=(1, 0, 0), scale=0.7, dora=True)
-FORMS = {"plain": mor.mor_layer, "fused": MoRFunction.apply}
+FORMS = {"plain": mor.mor_layer, "fused": fused_layer}
 
 
 def random_layer(bias: bool, form: str = "plain") -> DoRALinear:

@@ -42,7 +42,7 @@ def test_the_checkpoint_loads_and_says_how_it_was_prompted(folders, tmp_path):
     assert load_frame(tmp_path).name == frame.name
     assert load_frame(tmp_path).encode("It rains.") == frame.encode("It rains.")
     written = json.loads((tmp_path / "config.json").read_text())
-    assert written.pop("moragent") == {"frame": "llama", "prompts": "paper"}
+    assert written.pop("moragent") == {"frame": frame.name, "prompts": "paper"}
     assert written.pop("torch_dtype") == "bfloat16"
     assert written == config
 

@@ -6,10 +6,10 @@ from test_mor import SHAPES, SIZES, adapted, gradients, random_layer
 from torch import Tensor
 
 import mor
-from engine.fused import MoRFunction, for_training, route_largest
+from engine.fused import for_training, fused_layer, route_largest
 from mor import MoRConfig, RoleRows
 
-FUSED = MoRFunction.apply
+FUSED = fused_layer
 
 
 @pytest.mark.parametrize("bias", [True, False])

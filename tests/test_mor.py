@@ -19,7 +19,7 @@ import mor
 from cli import UserError
 from engine import fused
 from engine.dora import layer_class
-from engine.fused import MoRFunction
+from engine.fused import fused_layer
 from model import Linear, ModelConfig, Transformer
 from mor import ROLES, MoRConfig, MoRLinear, RoleRows
 
@@ -42,7 +42,7 @@ SHAPES = [  # loras, active
 ]
 
 
-FORMS = {"plain": mor.mor_layer, "fused": MoRFunction.apply}
+FORMS = {"plain": mor.mor_layer, "fused": fused_layer}
 
 
 @pytest.fixture(params=FORMS)

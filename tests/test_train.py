@@ -29,7 +29,7 @@ import train
 from cli import run
 from engine import dataset, devices, loss, runs
 from engine.adapter import load_adapter
-from engine.fused import MoRFunction
+from engine.fused import fused_layer
 from formats.frames import load_frame
 from model import ModelConfig, Transformer
 
@@ -396,7 +396,7 @@ def test_the_command_passes_on_its_settings(base, sample, tmp_path, monkeypatch)
     assert (config.rank, config.loras, config.active) == (2, (3, 3, 2), (2, 2, 2))
     assert (config.shared_gate, config.orthogonal) == (True, "printed")
     assert model.gradient_checkpointing
-    assert all(layer.function == MoRFunction.apply for layer in mor.mor_layers(model))
+    assert all(layer.function is fused_layer for layer in mor.mor_layers(model))
     fresh = Transformer.from_pretrained(base)
     mor.add_mor(fresh, config, 7, "released")
     for name, parameter in mor.mor_parameters(fresh).items():
