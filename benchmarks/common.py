@@ -3,7 +3,7 @@
 A variant is a model and a generator. Each `next` is one whole training step over the same texts (forward, all
 losses, backward, clipping, AdamW) and gives the cross-entropy, the mean over supervised tokens.
 
-mor     this project: rank 16, 5, 5 and 4 LoRAs, 4, 4 and 3 active; packed, head on supervised positions
+mor     this project: 5, 5 and 4 LoRAs, 4, 4 and 3 active; packed, head on supervised positions
 frozen  the same without adapters, forward and backward alone: no weight is trained, but the gradient flows
         down to the output of the embedding
 
@@ -98,6 +98,7 @@ def add_model(parser: ArgumentParser, shape: str, layers: int) -> None:
     add("--shape", choices=tuple(SHAPES), default=shape, help="of a model with random weights")
     add("--layers", type=count, default=layers, metavar="N", help="of that model")
     add("--model", type=Path, metavar="DIR", help="checkpoint folder, in place of random weights")
+    add("--rank", type=count, default=MoRConfig().rank, metavar="N", help="of every LoRA of MoR")
     add("--data", type=Path, default=ROOT / "bfcl.jsonl", metavar="FILE", help="trajectories to draw from")
     about = "folder with tokenizer.json; None: that of --model, or else tiny/"
     add("--tokenizer", type=Path, metavar="DIR", help=about)
@@ -240,13 +241,13 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def mor_model(base: Transformer, config: MoRConfig | None = None) -> Transformer:
-    """A model of its own on the tensors of the base, as train.py makes it; the paper's adapter by default."""
+def mor_model(base: Transformer, config: MoRConfig) -> Transformer:
+    """A model of its own on the tensors of the base, as train.py makes it."""
     with torch.device("meta"):
         model = Transformer(base.config)
     model.load_state_dict(base.state_dict(), assign=True)
     model.tie()
-    mor.add_mor(model, config or MoRConfig())
+    mor.add_mor(model, config)
     return for_training(model.train())
 
 

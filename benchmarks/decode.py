@@ -326,10 +326,11 @@ def episodes_table(model: Transformer, frame: Frame, records: list[dict], size: 
 
 @torch.no_grad()
 def main(argv: list[str] | None = None) -> None:
-    args, loras = parse_args(argv), MoRConfig()
+    args = parse_args(argv)
+    loras = MoRConfig(rank=args.rank)
     frame, records = common.load_frame(args), data.read_records(args.data)
     base = common.base_model(args).eval()
-    mor = common.mor_model(base).eval()
+    mor = common.mor_model(base, loras).eval()
     size = sum(p.numel() for p in base.parameters())
     print(common.environment(args))
     print(f"model     {common.model_name(args)}, {size / 1e6:.1f}M parameters")

@@ -50,6 +50,7 @@ from engine.generation import accept, score
 from engine.grouped import grouped
 from engine.inference import for_inference
 from model import KVCache, ModelConfig, Transformer
+from mor import MoRConfig
 
 CONFIGS = ROOT / "tests" / "fixtures" / "configs"
 SHAPES = {
@@ -248,7 +249,7 @@ def variant_of(variant: str, base: Transformer, args: argparse.Namespace) -> nn.
     if kind == "frozen":
         model = common.frozen_model(twin(base))
     else:
-        model = common.mor_model(base)
+        model = common.mor_model(base, MoRConfig())
     if "grouped" in options:
         grouped(model)
     if "elementwise" in options:
@@ -292,7 +293,7 @@ def measure_training(
     seconds = [train_step.timed(steps, args.device)[0] for _ in range(1 if args.smoke else STEPS)]
     values["seconds"] = median(seconds)
     values["tokens/s"] = texts.tokens / values["seconds"]
-    values["of matmul"] = train_step.operations(kind, base, texts) / values["seconds"] / peak
+    values["of matmul"] = train_step.operations(kind, base, texts, args.rank) / values["seconds"] / peak
     values["peak GB"] = peak_memory(args.device) / 1e9
     values["trained"] = train_step.trained(model)
     step = partial(next, steps)
@@ -380,7 +381,7 @@ def generation(results: Results, args: argparse.Namespace) -> None:
     results.add("copy", GB_per_second=copy / 1e9)
     makers = {
         "base": lambda base: twin(base).eval(),
-        "mor": lambda base: common.mor_model(base).eval(),
+        "mor": lambda base: common.mor_model(base, MoRConfig()).eval(),
         "transformers": lambda base: peers.llama_model(base, args).eval(),
         "peft": lambda base: narrow(peers.peft_model(base, args)).eval(),
     }
@@ -467,7 +468,8 @@ def run_here(part: str, args: argparse.Namespace) -> None:
     args.dtype = choose_dtype("auto", args.device)
     args.shape, args.layers = ("mini", 1) if args.smoke else ("llama-1b", 16)
     args.tokens, args.prompt, args.new, args.streams = (300, 20, 6, 3) if args.smoke else (8192, 400, 40, 64)
-    args.data, args.tokenizer, args.seed = ROOT / "bfcl.jsonl", ROOT / "tiny", 0
+    args.data, args.tokenizer, args.model, args.seed = ROOT / "bfcl.jsonl", ROOT / "tiny", None, 0
+    args.rank = MoRConfig().rank
     if args.smoke:
         args.data = ROOT / "bfcl_seen.jsonl"  # which is read faster
     results = Results(args.out, part, args.rows)

@@ -60,14 +60,14 @@ def peft_model(base: Transformer, args: argparse.Namespace) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     warnings.simplefilter("ignore", FutureWarning)  # of the peers, about each other's names
-    rank = sum(MoRConfig().loras) * MoRConfig().rank
+    rank = sum(MoRConfig().loras) * args.rank
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(common.linears(base)))
     return get_peft_model(causal_model(base, args), lora).train()
 
 
 def model_of(variant: str, base: Transformer, args: argparse.Namespace) -> nn.Module:
     if variant == "mor":
-        return common.mor_model(base)
+        return common.mor_model(base, MoRConfig(rank=args.rank))
     if variant == "frozen":
         return common.frozen_model(base)
     return peft_model(base, args)

@@ -96,9 +96,9 @@ def matmul_peak(args: argparse.Namespace) -> float:
     return 2 * size**3 / min(timed(products, args.device)[0] for _ in range(6))
 
 
-def operations(variant: str, base: Transformer, texts: Texts) -> float:
+def operations(variant: str, base: Transformer, texts: Texts, rank: int) -> float:
     """Floating point operations that a step of a variant cannot do without."""
-    model, adapter = base.config, MoRConfig()
+    model, adapter = base.config, MoRConfig(rank=rank)
     shapes = common.linears(base).values()
     products = sum(d_in * d_out for d_in, d_out in shapes)
     ends = sum(d_in + d_out for d_in, d_out in shapes)
@@ -137,7 +137,7 @@ def main_table(texts: Texts, args: argparse.Namespace) -> str:
     table = [[*head, "floor TFLOP", "of matmul"]]
     for variant, row in rows.items():
         taken = seconds[variant]
-        own, floor = median(taken), operations(variant, base, texts)
+        own, floor = median(taken), operations(variant, base, texts, args.rank)
         cells = [row.name, f"{trained(row.model):,}", f"{own:.3f}", f"{min(taken):.3f}", f"{max(taken):.3f}"]
         cells.append(f"{texts.tokens / own:,.0f}")
         for other in ("frozen", "mor"):
@@ -152,7 +152,7 @@ def scaling_table(args: argparse.Namespace) -> str:
     table = [["tokens", "mor s", "ms a token", "frozen s", "ms a token", "ratio"]]
     for times in (1, 2, 4):
         texts = common.draw_texts(args, times)
-        ours = common.mor_steps(common.mor_model(base), texts)
+        ours = common.mor_steps(common.mor_model(base, MoRConfig(rank=args.rank)), texts)
         seconds = take_turns({"mor": ours, "frozen": common.frozen_steps(frozen, texts)}, args)
         cells = [f"{texts.tokens:,}"]
         for taken in seconds.values():
@@ -165,7 +165,7 @@ def loras_table(texts: Texts, args: argparse.Namespace) -> str:
     base, rows, sizes = common.base_model(args), {}, {}
     for loras, active in LORAS.items():
         name = "/".join(map(str, loras))
-        model = common.mor_model(base, MoRConfig(loras=loras, active=active))
+        model = common.mor_model(base, MoRConfig(rank=args.rank, loras=loras, active=active))
         rows[name], sizes[name] = common.mor_steps(model, texts), trained(model)
     rows["frozen"], sizes["frozen"] = common.frozen_steps(common.frozen_model(base), texts), 0
     seconds = {name: median(taken) for name, taken in take_turns(rows, args).items()}

@@ -157,7 +157,7 @@ def test_variants_of_mor_are_one_function():
 
 
 def test_model_of_the_benchmarks_runs_the_form_for_training():
-    made = common.mor_model(common.base_model(mini()))
+    made = common.mor_model(common.base_model(mini()), MoRConfig())
     adapted = [module for module in made.modules() if isinstance(module, MoRLinear)]
     assert adapted and all(layer.function == fused_layer for layer in adapted)
 
@@ -185,7 +185,7 @@ def check(base: Transformer, found: Transformer, wanted: torch.Tensor) -> None:
 @torch.no_grad()
 def test_decode_takes_the_same_model(base):
     wanted = decode.logits_of(base, PROMPT)
-    check(base, for_inference(common.mor_model(base).eval()), wanted)
+    check(base, for_inference(common.mor_model(base, MoRConfig()).eval()), wanted)
 
 
 @torch.no_grad()
