@@ -118,3 +118,20 @@ def test_together_can_be_left(model, frame):
             return
         time.sleep(0.05)
     pytest.fail("a thread still waits")
+
+
+def test_a_thread_that_comes_after_the_end_does_not_wait(model, frame):
+    left, ended, ids = threading.Event(), threading.Event(), frame.encode("Weather?")
+
+    def comes_late(speak: Callable) -> None:
+        left.wait()
+        try:
+            list(speak(model, ids, role_ids=[0] * len(ids), role=0, max_new_tokens=1))
+        finally:
+            ended.set()
+
+    episodes = together(model, [lambda speak: None, comes_late], 2)
+    next(episodes)
+    episodes.close()
+    left.set()
+    assert ended.wait(10)
