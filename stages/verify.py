@@ -32,7 +32,7 @@ from formats.calls import BEFORE, JSON, check_call, check_calls, parse_calls, sa
 from sources.record import end_of_query, is_error, is_observed
 from sources.rows import Refused
 from stages import review
-from stages.asking import DATA, Fault, consult, quoted, shown, unfenced
+from stages.asking import DATA, Fault, bare_json, consult, quoted, shown, unfenced
 from stages.code import code_faults
 from stages.complete import complete, completed
 from stages.edits import marked, replaced, source_of
@@ -203,7 +203,7 @@ def read_calls(answer: str, fault_of: Callable[[dict], dict | None]) -> list[dic
     """Calls without a fault, from a JSON list or the notation of formats/calls.py. Raises Fault."""
     text = unfenced(answer).strip()
     try:
-        calls = parse_calls(text) if BEFORE.match(text) else JSON.decode(text)
+        calls = parse_calls(text) if BEFORE.match(text) else JSON.decode(bare_json(answer))
         if calls != []:
             check_calls(calls, "calls")
     except (ValueError, RecursionError) as error:
