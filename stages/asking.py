@@ -89,7 +89,7 @@ def unfenced(answer: str) -> str:
 
 
 def bare_json(answer: str) -> str:
-    """The answer without words around its JSON: from the first bracket that opens a line, or the first at all."""
+    """The answer without words around its JSON: from the first bracket that opens a line, or the first."""
     text = unfenced(answer)
     first = OPENING.search(text) or re.search(r"[\[{]", text)
     end = max(text.rfind("]"), text.rfind("}"))

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from cli import UserError, cut
-from tools.sandbox import EMPTY, Sandbox
+from tools.sandbox import EMPTY, Sandbox, code_of
 
 LONG, SHORT = 120.0, 0.3  # seconds
 FILTERED = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
@@ -157,6 +157,37 @@ def test_two_side_by_side(box):
         assert (box.run("x"), other.run("x")) == ("1", "2")
         other.run("import os; os._exit(0)")
         assert (box.run("x"), other.run("x")) == ("1", "NameError: name 'x' is not defined")
+
+
+# ---- fences ----
+
+FENCED = [
+    ("x = 1\nx", "x = 1\nx"),
+    ("```python\nx\n```", "x"),
+    ("```py\nx", "x"),
+    ("x\n```", "x"),
+    ("```\nx```", "x"),
+    ("Let's see, `y`.\n\n```Python \r\nx\n```\nDone; it's 5.", "x"),
+    ("```python\nx = 1\n```\nand\n~~~~\nx\n~~~~\nend", "x = 1\nx"),
+    ("```python\nx = 1\n```python3\nx\n", "x = 1\nx\n"),
+    ("```py\nx\n```\n```output\n5\n```", "x"),
+    ("- now:\n  ```{python}\n  if 1:\n      x\n  ```", "if 1:\n    x"),
+    ("```python\n```", ""),
+    ('s = """\n```\n"""\ns', 's = """\n```\n"""\ns'),
+    ("```python\ns = '''\n```\n'''\n```\nEnd.", "s = '''\n```\n'''"),
+    ("```output\n5\n```", "```output\n5\n```"),
+]
+
+
+@pytest.mark.parametrize(("text", "code"), FENCED)
+def test_code_is_what_fences_hold(text, code):
+    assert code_of(text) == code
+
+
+@pytest.mark.parametrize("piece", ["```\n", "```py\n", "``` `\n", "`", " \n", "'''\n", "```a\nx\n"])
+def test_many_fences_take_no_longer_than_their_length(piece):
+    """With the square of the length this would take minutes."""
+    code_of(piece * 100_000)
 
 
 # ---- hostile programs ----

@@ -43,6 +43,7 @@ process can end its block early and so lie about its own output, no more.
 import contextlib
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -217,6 +218,38 @@ class Sandbox:
         if self._folder is not None:
             folder, self._folder = self._folder, None
             remove(folder)
+
+
+FENCE = re.compile(r"([ \t]*)(?:`{3,}|~{3,})([^`]*)")
+CODE = ("", "python", "python3", "py", "py3", "ipython", "ipython3")  # what a fence round code is called
+
+
+def code_of(text: str) -> str:
+    """The Python in a text: what its Markdown fences hold, one after the other, or all of it if it has none.
+
+    A fence without an end holds the rest; what is called by another name, such as `output`, is no code. Within
+    a string in three quotes there are no fences.
+    """
+    lines, blocks, block, indent, quotes = text.split("\n"), [], None, "", 0
+    for number, line in enumerate(lines):
+        fence = FENCE.fullmatch(line.rstrip())
+        if not fence or quotes % 2:
+            quotes += line.count('"""') + line.count("'''")
+            if block is not None:
+                block.append(line.removeprefix(indent))
+                if line.rstrip().endswith("```") and not quotes % 2:  # an end behind code
+                    block[-1], block = block[-1].rstrip().rstrip("`"), None
+            continue
+        name = fence[2].strip(" \t{}.").partition(" ")[0].lower()
+        if block is not None and not name:
+            block = None
+        elif not blocks and not name and not "".join(lines[number + 1 :]).strip():
+            return "\n".join(lines[:number])  # the end of a fence whose beginning is not here
+        else:
+            block, indent, quotes = [], fence[1], 0
+            blocks.append((name, block))
+    code = ["\n".join(block) for name, block in blocks if name in CODE]
+    return "\n".join(code) if code else text
 
 
 def remove(folder: str) -> None:
