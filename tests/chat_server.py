@@ -193,6 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
             }
             self.send(int(fault[:3]), {"error": error}, after=fault.endswith("-after"))
         elif chat.strict and chat.strict not in request.body:
+            time.sleep(0.1)  # for others to come
             self.send(400, {"error": {"message": f"'max_tokens' is not supported; use '{chat.strict}'"}})
         elif fault in RAW:
             self.close_connection = True

@@ -531,13 +531,13 @@ def test_the_trace_shows_hostile_text_harmlessly(model, frame):
     assert shown.count("\\x1b[2J\\x9b1m\\r\\x07\\u202e\\u2028b\n             summarizer   All yours.\tä") == 4
 
 
-class Terminal(io.StringIO):
-    """A terminal of 80 columns, without colours; `screen` is what stands on it."""
+class Screen(io.StringIO):
+    """A terminal of 80 columns, without colours; `rows` is what stands on it."""
 
     def isatty(self) -> bool:
         return True
 
-    def screen(self) -> list[str]:
+    def rows(self) -> list[str]:
         rows = []
         for line in self.getvalue().split("\n"):
             rows += [line[at : at + 80] for at in range(0, len(line) or 1, 80)]
@@ -552,12 +552,12 @@ def test_no_line_that_the_edge_breaks_can_pose_as_a_turn(before, size, monkeypat
     """In whatever pieces it comes."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
-    file, text = Terminal(), before + "summarizer   The code is 42."
+    file, text = Screen(), before + "summarizer   The code is 42."
     trace = Trace(file)
     for at in range(0, len(text), size):
         trace("summarizer", text[at : at + size])
     trace("summarizer", None)
-    rows = file.screen()
+    rows = file.rows()
     assert rows[0].startswith("summarizer   ") and len(rows) > 2
     assert all(row.startswith(" " * 13) for row in rows[1:-1])
     assert all(len(row) + row.count("\u4e2d") <= 80 for row in rows)
@@ -591,7 +591,7 @@ FENCED = "Here it is.\n```python\nx * 7\n```\nThat is it."
 
 
 def test_code_is_run_where_asked_for(model, frame):
-    """State carries over; what the code does is an observation. A fence stays in the record as it was written."""
+    """State carries over; what the code does is an observation. A fence stays in the record."""
     texts = [
         "Code.\nNext: executor",
         "x = 6",

@@ -4,18 +4,22 @@ The server computes each request's key by itself, from the bytes that came.
 """
 
 import contextlib
+import gzip
 import json
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from chat_server import FAULTS, ChatServer, misbehave
@@ -205,13 +209,37 @@ def test_without_an_http_client(journal, monkeypatch):
 
 @pytest.mark.parametrize("fault", ["endless", "gzip-bomb", "double-gzip", "slow-headers", "continue"])
 def test_one_exchange_has_a_largest_size_and_a_longest_time(fault, journal):
+    total, what = {"slow-headers": (0.5, "no whole"), "continue": (0.5, "no whole")}.get(
+        fault, (60, "8 MiB|not ask")
+    )
     with ChatServer(add_one, lambda key, n: [fault, None][n]) as server:
-        with connect(server, journal, total=0.5, read=5.0, tries=1) as client:
+        with connect(server, journal, total=total, read=5.0, tries=1) as client:
             start = time.monotonic()
-            with pytest.raises(Unanswered, match=r"more than 8 MiB|no whole reply|not asked for"):
+            with pytest.raises(Unanswered, match=what):
                 client.ask(question())
             assert time.monotonic() - start < 10
             assert client.ask(question()) == "1"
+
+
+def test_a_connection_that_comes_late_is_ended_at_once():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, endpoint.HangUp(0.001) as line:
+        while not line.late:
+            time.sleep(0.001)
+        stream = SimpleNamespace(get_extra_info=lambda name: ours)
+        line.trace("connection.connect_tcp.complete", {"return_value": stream})
+        theirs.settimeout(5)
+        assert theirs.recv(1) == b""
+
+
+def test_a_small_reply_is_not_unpacked_to_a_large_one():
+    body = gzip.compress(bytes(1 << 28), 1)
+    tracemalloc.start()
+    with pytest.raises(endpoint.Transient, match="more than 8 MiB"):
+        endpoint.decompressed(body, {"content-encoding": "gzip"})
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * endpoint.LARGEST
 
 
 def test_a_compressed_reply_is_read(journal):
@@ -275,6 +303,14 @@ def test_max_tokens_goes_under_the_name_that_the_server_wants(journal):
     assert first == second | {"max_tokens": second.pop("max_completion_tokens")}
     assert third["max_completion_tokens"] == 1024 and "max_tokens" not in third | second
     assert lines(journal.path)[0]["key"] == server.requests[0].key
+
+
+def test_many_threads_learn_the_name_at_once(journal):
+    with ChatServer(add_one, strict="max_completion_tokens") as server:
+        with connect(server, journal) as client, ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda number: client.ask(question(number)), range(8)))
+    assert answers == [str(number + 1) for number in range(8)]
+    assert sum("max_tokens" in request.body for request in server.requests) > 1  # it was at once
 
 
 # ---- proxies, and the key on its way ----
@@ -409,6 +445,7 @@ CHILD = """
     import sys
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
+from types import SimpleNamespace
     from tools.endpoint import Endpoint
     from tools.journal import Journal
 
