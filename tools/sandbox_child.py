@@ -28,8 +28,8 @@ LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # instructions of a secc
 NUMBER, MACHINE, ARGUMENTS = 0, 4, 16  # where the filter finds them in what it is given of a system call
 ALLOW, REFUSE = 0x7FFF0000, 0x00050001  # go on; fail with EPERM
 # Its number in the audit interface; the system calls that go on: files, memory of this process, its handlers
-# of signals, its timers, clocks, who and where it is, exec and exit; those that go on with some arguments. Not
-# there are, for instance, fork, clone, kill, prctl, socket, shmget, memfd_create, mount, keyctl and ptrace.
+# of signals, its timers, clocks, who and where it is, exec and exit; those that go on with some arguments.
+# Not there are, for instance, fork, clone, kill, prctl, socket, shmget, memfd_create, mount, keyctl, ptrace.
 MACHINES = {
     "x86_64": (
         0xC000003E,
