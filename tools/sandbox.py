@@ -227,7 +227,7 @@ CODE = ("", "python", "python3", "py", "py3", "ipython", "ipython3")  # what a f
 def code_of(text: str) -> str:
     """The Python in a text: what its Markdown fences hold, one after the other, or all of it if it has none.
 
-    A fence without an end holds the rest; one of another name, such as `output`, holds no code. In a string in
+    A fence without an end holds the rest; one of another name, such as `output`, holds no code. In strings of
     three quotes there are no fences.
     """
     lines, blocks, block, indent, quotes = text.split("\n"), [], None, "", 0
