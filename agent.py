@@ -31,7 +31,6 @@ engine/together.py runs many episodes at once. In the domain math the executor's
 for, in a sandbox (tools/sandbox.py).
 """
 
-import json
 import os
 import sys
 from argparse import Namespace
@@ -43,7 +42,7 @@ from typing import Any, TextIO
 import torch
 
 import data
-from cli import ArgumentParser, UserError, number, printable, run
+from cli import ArgumentParser, UserError, hanging, number, printable_json, run, terminal_width
 from data import Example
 from engine.adapter import load_adapter
 from engine.devices import choose_device, choose_dtype
@@ -56,7 +55,7 @@ from formats.prompts import PROMPTS
 from model import KVCache, Transformer
 from mor import ROLES
 from tools.mock import Tools, as_json, as_text, read_responses, read_tools
-from tools.sandbox import Sandbox
+from tools.sandbox import Sandbox, code_of
 
 HERE = Path(__file__).resolve().parent
 
@@ -210,7 +209,7 @@ class Episode:
             results = [self.tools.call(call["name"], call["arguments"]) for call in turn["calls"]]
             return results[0] if len(results) == 1 else f"[{', '.join(map(as_json, results))}]"
         if self.python:
-            return self.python.run(turn["content"])
+            return self.python.run(code_of(turn["content"]))
         return as_text({"error": "Python is not run here"})
 
     def _hear(self, role: str, text: str) -> None:
@@ -266,15 +265,19 @@ class Trace:
     """Prints turns as they come. Only names of roles stand at the left edge: no text can pass for a turn."""
 
     def __init__(self, file: TextIO, silent: tuple[str, ...] = ()):
-        self.file, self.silent, self.fresh = file, silent, True
+        self.file, self.silent, self.fresh, self.column = file, silent, True, INDENT
         self.colour = file.isatty() and not os.environ.get("NO_COLOR")
 
     def __call__(self, role: str, piece: str | None) -> None:
         if role in self.silent:
             return
-        start = f"{role:<{INDENT}}" if self.fresh else ""
+        start = ""
+        if self.fresh:
+            start, self.column = f"{role:<{INDENT}}", INDENT
         self.fresh = piece is None
-        text = "\n" if piece is None else printable(piece).replace("\n", "\n" + " " * INDENT)
+        text = "\n"
+        if piece is not None:
+            text, self.column = hanging(piece, INDENT, terminal_width(self.file), self.column)
         colour, plain = (f"\033[{COLOURS[role]}m", "\033[0m") if self.colour else ("", "")
         print(f"{colour}{start}{text}{plain}", end="", file=self.file, flush=True)
 
@@ -408,7 +411,7 @@ def play(args: Namespace, tools: Tools, python: Sandbox | None) -> None:
         return converse(lambda: Episode(model, frame, tools, **options))
     record = run_episode(model, frame, tools, args.query, **options)
     if args.json:
-        print(json.dumps(record, ensure_ascii=False))
+        print(printable_json(record))
     elif record["exit_status"] != "done":
         print(f"stopped: {record['exit_status']}", file=sys.stderr)
 

@@ -7,10 +7,12 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 DECODER = json.JSONDecoder()
 
@@ -65,11 +67,46 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         return 0
 
 
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories of characters that may steer a terminal, or show nothing
+
+
 def printable(text: str) -> str:
     """Text that cannot steer a terminal: control and invisible characters are spelled out, as \\x1b."""
-    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
-    spelled = (repr(c)[1:-1] if c not in "\n\t" and unicodedata.category(c) in hidden else c for c in text)
+    spelled = (repr(c)[1:-1] if c not in "\n\t" and unicodedata.category(c) in HIDDEN else c for c in text)
     return "".join(spelled)
+
+
+def printable_json(value: object) -> str:
+    """JSON on one line that cannot steer a terminal: such characters are escapes of JSON."""
+    spelled = []
+    for c in json.dumps(value, ensure_ascii=False):
+        if unicodedata.category(c) in HIDDEN:
+            units = c.encode("utf-16-be", "surrogatepass").hex()
+            c = "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+        spelled.append(c)
+    return "".join(spelled)
+
+
+def terminal_width(file: TextIO) -> int | None:
+    """Columns of the terminal that a file is, if it is one."""
+    return shutil.get_terminal_size().columns if file.isatty() else None
+
+
+def hanging(text: str, indent: int, width: int | None, column: int) -> tuple[str, int]:
+    """Printable text whose lines but the first begin `indent` columns in, those that the edge begins, too.
+
+    column: where it begins; where it ends is returned, too. A character that may take two columns counts two.
+    """
+    out = []
+    for c in printable(text):
+        size = 8 - column % 8 if c == "\t" else 1 + (unicodedata.east_asian_width(c) in "WFA")
+        if c == "\n" or (width and column > indent and column + size > width):
+            out.append("\n" + " " * indent)
+            column = indent
+        if c != "\n":
+            out.append(c)
+            column += size
+    return "".join(out), column
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -134,7 +171,11 @@ def parse_object(data: bytes, where: str, wanted: str, decoder: json.JSONDecoder
 
 
 def layout(rows: list[list[str]]) -> str:
-    """A table as text: cells in columns two spaces apart, the first column on the left, the others right."""
+    """A table as text: cells in columns two spaces apart, the first column on the left, the others right.
+
+    A cell is one line, whatever it holds.
+    """
+    rows = [[printable(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
     lines = []
     for row in rows:

@@ -25,7 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from agent import load, model_arguments, sampling_arguments
-from cli import ArgumentParser, UserError, number, run
+from cli import ArgumentParser, UserError, number, printable, run
 from engine.together import together
 from evaluation import bfcl, bfcl_questions, compare, maths, roles
 from evaluation.results import encoded, file_faults, header_of, in_order, read_results, resume
@@ -62,8 +62,9 @@ def score(path: Path) -> None:
     with damage(path):
         judged = [line | suite.judge(line) for line in lines]
         table = suite.table(header, judged) if judged else ""
-    print(f"{header['model']}, adapter {header['adapter']}: {len(lines)} of {header['questions']} questions")
-    print(table, end="")
+    of = f"{len(lines)} of {header['questions']} questions"
+    print(printable(f"{header['model']}, adapter {header['adapter']}: {of}"))
+    print(printable(table), end="")
     changed = sum(old != new for old, new in zip(lines, judged, strict=True))
     if changed:
         print(f"{changed} verdicts are not those in the file, which other code has judged")

@@ -239,7 +239,7 @@ def open_endpoint(
         journal,
         read_key(flag("key_variable")),
         temperature=flag("temperature"),
-        max_tokens=args.max_tokens,
+        max_tokens=args.max_tokens or None,
         workers=args.workers,
         rate=args.rate,
         tries=args.tries,
@@ -447,7 +447,7 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
     add("--tries", type=cli.number(int, 1), default=8, metavar="N", help=help)
     help = "before the second try, in seconds; doubled before each further one"
     add("--backoff", type=cli.number(float, 0), default=1.0, metavar="S", help=help)
-    add("--max-tokens", type=cli.number(int, 1), default=4096, metavar="N", help="of one answer")
+    add("--max-tokens", type=cli.number(int, 0), default=4096, metavar="N", help="of one answer; 0: not sent")
     help = "answers so far, JSON Lines; without it, a file beside the output"
     add("--journal", type=Path, metavar="FILE", help=help)
 

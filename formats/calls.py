@@ -10,6 +10,7 @@ of it. Checks raise ValueError with the field, what was got and what was wanted;
 """
 
 import ast
+import contextlib
 import json
 import math
 import re
@@ -190,7 +191,8 @@ def parse_calls(text: str) -> list[dict]:
     """Read one call or more. Raises CallError saying what stood in the way.
 
     Accepted: with or without [unused11] and [unused12], `Arguments` or `Action-Input`, JSON or a Python
-    literal, a comma or nothing between calls. Whatever an argument's text looks like, it stays an argument.
+    literal or a mixture, a comma or nothing between calls. Whatever an argument's text looks like, it stays
+    an argument.
     """
     calls, at = [], 0
     while not calls or at < len(text):
@@ -212,42 +214,96 @@ def _read_arguments(text: str, at: int) -> tuple[dict, int]:
     """The object at position `at`, and the position behind it."""
     if not text.startswith("{", at):
         raise ValueError("no opening brace")
-    try:
-        value, end = JSON.raw_decode(text, at)
-    except ValueError:
-        literal, end = _literal_as_json(text, at)
-        value = JSON.decode(literal)
+    value, end = _read_value(text, at)
     check_plain(value)
     return value, end
 
 
-LITERAL = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+.\w]+|[][{}(),:])""", re.DOTALL)
-IN_JSON = {"True": "true", "False": "false", "None": "null", "(": "[", ")": "]"}
+SPACE = re.compile(r"\s*(?:#[^\n]*\s*)*")  # and Python's comments
+STRING = re.compile(
+    r"""([rRuU]?)(?:\'\'\'(?:[^\\]|\\.)*?\'\'\'|"{3}(?:[^\\]|\\.)*?"{3}|'(?!'')(?:[^'\\]|\\.)*'|"(?!"")(?:[^"\\]|\\.)*")""",
+    re.DOTALL,
+)
+NUMBER = re.compile(r"([-+]?)\s*([.\d](?:[eE][-+]|[.\w])*)", re.ASCII)
+WORD = re.compile(r"\w+")
+CONSTANTS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
+CLOSING = {"{": "}", "[": "]", "(": ")"}
+IN_STRING = re.compile(r"\\.|[\n\r\0]", re.DOTALL)
+SPELLED = {"\n": "\\n", "\r": "\\r", "\0": "\\x00", "\\\0": "\\\\\\x00"}
 
 
-def _literal_as_json(text: str, at: int) -> tuple[str, int]:
-    """A Python literal (single quotes, None, tuples, a last comma) as JSON, and the position behind it.
+def _read_value(text: str, at: int, depth: int = 0) -> tuple[object, int]:
+    """A value in JSON or in Python's literals from position `at` on, and the position of what follows it.
 
-    Only its strings go through ast.literal_eval, which crashes the interpreter on deep nesting.
+    Not by ast.literal_eval, which crashes the interpreter on deep nesting. Python's tuples are lists.
     """
-    out, depth = [], 0
-    while not out or depth:
-        token = LITERAL.match(text, at)
-        if not token:
+    if depth > 2 * MAX_DEPTH:
+        raise ValueError(f"nested too deeply, wanted at most {MAX_DEPTH} levels")
+    at = SPACE.match(text, at).end()
+    if text[at : at + 1] in CLOSING:
+        value, at = _read_items(text, at, depth)
+    elif found := STRING.match(text, at):
+        value = ""
+        while found:  # Python's strings side by side are one
+            value += _string(found[0], found[1])
+            at = SPACE.match(text, found.end()).end()
+            found = STRING.match(text, at)
+    elif found := NUMBER.match(text, at):
+        value, at = _number_of(*found.groups()), found.end()
+    elif (found := WORD.match(text, at)) and found[0] in CONSTANTS:
+        value, at = CONSTANTS[found[0]], found.end()
+    else:
+        raise ValueError(f"{text[at : at + 10]!r} unexpected" if text[at:] else "no end of the object")
+    return value, at
+
+
+def _read_items(text: str, at: int, depth: int) -> tuple[object, int]:
+    """What stands in brackets from position `at` on: an object, a list, or a value in parentheses."""
+    opening, at = text[at], SPACE.match(text, at + 1).end()
+    items, comma = [], True  # whether an item may follow
+    while text[at : at + 1] != CLOSING[opening]:
+        if not comma:
             raise ValueError(f"{text[at : at + 10]!r} unexpected" if text[at:] else "no end of the object")
-        at, piece = token.end(), IN_JSON.get(token[1], token[1])
-        if piece in "{[":
-            depth += 1
-        elif piece in "]}":
-            depth -= 1
-        if piece[0] in "'\"":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of unknown escapes such as \d
-                piece = json.dumps(ast.literal_eval(piece.replace("\n", "\\n")))
-        if piece in "]}" and out[-1] == ",":
-            out.pop()
-        out.append(piece)
-    return "".join(out), at
+        item, at = _read_value(text, at, depth + 1)
+        at = SPACE.match(text, at).end()
+        if opening == "{":
+            if not isinstance(item, str) or text[at : at + 1] != ":":
+                raise ValueError(
+                    f"{text[at : at + 10]!r} unexpected, wanted keys that are texts, and a colon"
+                )
+            value, at = _read_value(text, at + 1, depth + 1)
+            item, at = (item, value), SPACE.match(text, at).end()
+        items.append(item)
+        comma = text.startswith(",", at)
+        at = SPACE.match(text, at + comma).end()
+    if opening == "{":
+        return _unique(items), at + 1
+    if opening == "(" and len(items) == 1 and not comma:
+        return items[0], at + 1
+    return items, at + 1
+
+
+def _string(piece: str, prefix: str) -> str:
+    """A string as JSON reads it, where it is one, else as Python does. Raw newlines may stand in it."""
+    if piece.startswith('"'):
+        with contextlib.suppress(ValueError):
+            return JSON.decode(piece)
+    if prefix in "rR" and prefix:
+        quotes = 3 if piece[1:4] in ("'''", '"""') else 1
+        return piece[1 + quotes : -quotes]
+    spelled = IN_STRING.sub(lambda found: SPELLED.get(found[0], found[0]), piece)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of unknown escapes such as \d
+        return ast.literal_eval(spelled)
+
+
+def _number_of(sign: str, digits: str) -> int | float:
+    """A number of JSON or Python. Raises ValueError, for complex ones, too."""
+    if set(digits) & set(".eE") and digits[:2].lower() != "0x":
+        value = float(digits)
+    else:
+        value = int(digits, 0)
+    return -value if sign == "-" else value
 
 
 # ---- the tools and calls of a record ----

@@ -175,7 +175,7 @@ def offset(lines: list[str], line: int, column: int) -> int:
 
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-HEADER = re.compile(r"([\w.]+)\s+Traceback \(most recent call last\)")
+HEADER = re.compile(r"(?<![\w.])([\w.]+)\s+Traceback \(most recent call last\)")
 SYNTAX = re.compile(r"\s*(?:Cell In|File )[^\n]*, line \d+\n")
 
 

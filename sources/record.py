@@ -14,7 +14,10 @@ from sources.rows import Refused
 
 # ---- observations that report a fault ----
 
-RAISED = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception|Failed|Interrupt|Exit))(?::|\s*$)", re.MULTILINE)
+# Within a line: `\s` over blank lines would be tried anew from each of them.
+RAISED = re.compile(
+    r"^[^\S\n]*(?:\w+\.)*(\w*(?:Error|Exception|Failed|Interrupt|Exit))(?::|[^\S\n]*$)", re.MULTILINE
+)
 REPORTED = re.compile(r'\s*(?:error\b|\{\s*"error":\s*"[^"])', re.IGNORECASE)  # the latter: JSON cut short
 
 

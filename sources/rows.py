@@ -196,10 +196,10 @@ def literal_value(node: ast.AST) -> Any:
         if not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
             raise ValueError("keys that are not text, or stand twice")
         return dict(zip(keys, map(literal_value, node.values), strict=True))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         value = literal_value(node.operand)
         if type(value) in (int, float):
-            return -value
+            return -value if isinstance(node.op, ast.USub) else value
     if isinstance(node, ast.Name) and node.id in NAMES:
         return NAMES[node.id]
     raise ValueError(f"no plain value ({type(node).__name__})")

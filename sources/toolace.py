@@ -23,7 +23,8 @@ from sources.schemas import parameters_of
 
 BEFORE_TOOLS, AFTER_TOOLS = "that you can invoke:\n", ". \nShould you decide"
 FRAME = re.compile(
-    r"\s*Role definition:.*?Historical dialog data is as follows:\s*(?P<dialogue>.*?)\s*"
+    # the first of these headings, whatever follows: a lookahead is not tried again
+    r"\s*Role definition:(?=(?P<head>.*?Historical dialog data is as follows:))(?P=head)(?P<dialogue>.*?)"
     r"Please continue your answer given the historical dialog\. Your role is the Response assistant\.\s*",
     re.DOTALL,
 )
@@ -78,7 +79,7 @@ def unframed(text: str) -> list[tuple[str, str]]:
     if "Historical dialog data" not in text:
         return [("user", text)]
     frame = FRAME.fullmatch(text)
-    before, *pieces = SPEAKER.split(frame["dialogue"]) if frame else ("?",)
+    before, *pieces = SPEAKER.split(frame["dialogue"].strip()) if frame else ("?",)
     if before.strip():
         raise Refused("dialogue inside a query")
     kinds = ["user" if speaker == "Inquirer" else "answer" for speaker in pieces[::2]]
@@ -117,11 +118,11 @@ def starts_call(text: str, at: int, names: list[str]) -> str | None:
     return None
 
 
-ARGUMENT = re.compile(r"""\s*([^\s=,()'"][^=,()'"]*?)\s*=\s*""")
+ARGUMENT = re.compile(r"""\s*([^\s=,()'"](?:[^=,()'"]*[^\s=,()'"])?)\s*=\s*""")
 SCALAR = re.compile(r"""(?:"([^"\\]*)"|(-?(?:0|[1-9]\d*)(?:\.\d+)?)|(True|False|None))(?=\s*[,)])""")
 WORDS = {"True": True, "False": False, "None": None}
 PIECE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[(\[{]|[)\]}]|,|[^'"()\[\]{},]+""", re.DOTALL)
-UNLISTED = re.compile(r"[^\[\](){}\n]+?(?= *\()")
+UNLISTED = re.compile(r"[^\[\](){}\n](?:[^\[\](){}\n]*[^\[\](){}\n ])?(?= *\()")
 
 
 def read_calls(text: str, names: list[str]) -> list[dict]:

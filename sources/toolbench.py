@@ -264,7 +264,7 @@ def node_messages(path: list[dict]) -> Iterator[dict]:
 
 APIS = "Specifically, you have access to the following APIs: "
 STEP = re.compile(
-    r"\s*(?P<thought>.*?)(?:\A|\n)\s*Action: ?(?P<name>[^\n]*)\n"
+    r"(?P<thought>.*?)(?:\A|\n)[^\S\n]*Action: ?(?P<name>[^\n]*)\n"
     r"(?:Action Input|Arguments): ?(?P<arguments>.*)",
     re.DOTALL,
 )
@@ -342,7 +342,7 @@ def step_message(text: str) -> dict:
         raise Refused("step without action and input", text)
     if len(HEADINGS.findall(text)) != 2:
         raise Refused("several actions in one step", text)
-    thoughts = [part.strip() for part in re.split(r"(?:\A|\n)\s*Thought:", found["thought"])]
+    thoughts = [part.strip() for part in re.split(r"(?:\A|\n)[^\S\n]*Thought:", found["thought"])]
     call = {"name": found["name"].strip(), "arguments": found["arguments"]}
     return {"role": "assistant", "content": "\n".join(filter(None, thoughts)), "function_call": call}
 

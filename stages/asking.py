@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from formats.calls import JSON, check_plain
 from sources.rows import Refused
-from tools.endpoint import Ask, Message
+from tools.endpoint import Ask, CutOff, Message
 
 ATTEMPTS = 3
 AGAIN = 0.7  # the least temperature of a request that asks again
@@ -44,6 +44,8 @@ def consult(
             return read(answer)
         except Fault as error:
             fault = error
+        if isinstance(answer, CutOff):  # the next would be cut, too
+            raise Refused(f"{stage}: answer cut off at --max-tokens", fault.told)
         again = (
             f"This cannot be used: {fault.told}. An answer to another question would be, for example:\n"
             f"{example}\nAnswer again, with the whole answer to this one and nothing else."
@@ -89,18 +91,30 @@ DATA = (
 # ---- answers ----
 
 FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
+OPENING = re.compile(r"^[ \t]*[\[{]", re.MULTILINE)
 
 
 def unfenced(answer: str) -> str:
-    """The answer without a Markdown fence around the whole of it."""
+    """The answer without a model's thoughts before it and a Markdown fence around the whole of it."""
+    text = answer.lstrip()
+    if "</think>" in text and text[0] not in "{[":
+        answer = text.partition("</think>")[2]
     found = FENCED.fullmatch(answer)
     return found[1] if found else answer
+
+
+def bare_json(answer: str) -> str:
+    """The answer without words around its JSON: from the first bracket that opens a line, or the first."""
+    text = unfenced(answer)
+    first = OPENING.search(text) or re.search(r"[\[{]", text)
+    end = max(text.rfind("]"), text.rfind("}"))
+    return text[first.end() - 1 : end + 1] if first else text
 
 
 def read_object(answer: str, keys: list[str]) -> dict:
     """The JSON object that is the whole answer and has exactly these keys. Raises Fault."""
     try:
-        value = JSON.decode(unfenced(answer))
+        value = JSON.decode(bare_json(answer))
         check_plain(value)
     except (ValueError, RecursionError) as error:
         raise Fault("answer is not JSON", f"it is not one whole JSON object ({error})") from None

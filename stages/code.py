@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from cli import cut
 from sources.record import raised
-from tools.sandbox import EMPTY, Sandbox
+from tools.sandbox import EMPTY, Sandbox, code_of
 
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
@@ -21,7 +21,7 @@ LOST = "; the state was lost]"  # the end of an observation on code that the san
 def code_faults(record: dict, python: Callable[[], Sandbox] | None) -> list[dict]:
     """The first fault of the code: a block is empty or, run after those before it, gives another output."""
     turns = record["trajectory"]
-    blocks = {i: turn["content"] for i, turn in enumerate(turns) if turn["role"] == "executor"}
+    blocks = {i: code_of(turn["content"]) for i, turn in enumerate(turns) if turn["role"] == "executor"}
     for i, code in blocks.items():
         if not code.strip():
             return [{"path": f"trajectory.{i}.content", "kind": "empty code", "detail": ""}]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import data
+from cli import printable
 from sources.rows import Refused
 from stages.process import read_items
 from tools.endpoint import Endpoint, Message, Prices, Usage, tokens_in
@@ -38,7 +39,7 @@ def preview(stage: str, requests: Requests, endpoint: Endpoint, path: Path, show
             lines += [f"[{message['role']}] {message['content']}" for message in unanswered[0]]
     usage = estimate(prompts, ANSWER_TOKENS[stage], endpoint.usage.prices, total / rows)
     lines.append(f"{stage} will ask {endpoint.model} at {endpoint.base_url}: {usage}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def made(requests: Requests, record: dict) -> list[list[Message]]:

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from cli import UserError, cut, parse_object, printable
+from cli import UserError, cut, hanging, parse_object, printable, terminal_width
 from data import check_record, numbered_lines
 from formats.calls import JSON, check_call, check_calls
 from stages.edits import marked, replaced, source_of
@@ -332,7 +332,8 @@ class Screen:
         self.colour = out.isatty() and not os.environ.get("NO_COLOR")
 
     def show(self, label: str, text: str, colour: int | None = None) -> None:
-        self.say(f"{label:<{INDENT}}" + cut(text, LONGEST).replace("\n", "\n" + " " * INDENT), colour)
+        shown, _ = hanging(cut(text, LONGEST), INDENT, terminal_width(self.out), max(INDENT, len(label)))
+        self.say(f"{label:<{INDENT}}{shown}", colour)
 
     def say(self, text: str, colour: int | None = None) -> None:
         text = printable(text)

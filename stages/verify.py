@@ -41,7 +41,7 @@ from sources.record import end_of_query, is_error, is_observed
 from sources.rows import Refused
 from stages import review, rules
 from stages.answers import answer_fault, answer_request, reference_of
-from stages.asking import DATA, Fault, consult, quoted, read_object, shown, unfenced
+from stages.asking import DATA, Fault, bare_json, consult, quoted, read_object, shown, unfenced
 from stages.code import code_faults
 from stages.complete import complete, completed, copy_of, letters_of, this_query
 from stages.edits import marked, replaced, source_of
@@ -219,7 +219,7 @@ def read_calls(answer: str, fault_of: Callable[[dict], dict | None]) -> list[dic
     """Calls without a fault, from a JSON list or the notation of formats/calls.py. Raises Fault."""
     text = unfenced(answer).strip()
     try:
-        calls = parse_calls(text) if BEFORE.match(text) else JSON.decode(text)
+        calls = parse_calls(text) if BEFORE.match(text) else JSON.decode(bare_json(answer))
         if calls != []:
             check_calls(calls, "calls")
     except (ValueError, RecursionError) as error:

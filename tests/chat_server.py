@@ -15,9 +15,15 @@ A fault is named, for the request with a key (SHA-256 of its body) and its attem
   "slow"                     the right reply, `slow` seconds late
   "drip"                     the right reply, a byte every 20 ms
   "wrong"                    a well-formed reply with other words, WRONG
+  "html", "events"           a web page, or a stream of events, with 200
+  "gzip"                     the right reply, compressed unasked
+  "gzip-bomb", "double-gzip" zeros without end, compressed once or twice
+  "endless"                  a body without end
+  "slow-headers", "continue" a header line, or "100 Continue", every 10 ms without end
 """
 
 import contextlib
+import gzip
 import hashlib
 import json
 import random
@@ -26,9 +32,10 @@ import socketserver
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
+from itertools import chain, repeat
 
 # those that trying again mends
 FAULTS = ("429", "429-after", "500", "503", "close", "truncate", "invalid-json", "no-choices", "slow")
@@ -61,7 +68,8 @@ class ChatServer:
     """Serves from threads of this process while entered.
 
     answer: from a request's body to the content, or to a whole `choices[0]` as a dict. slow: seconds.
-    retry_after: the header's text. usage: whether replies count tokens.
+    retry_after: the header's text. usage: whether replies count tokens. strict: the one name under which the
+    limit of tokens is taken.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class ChatServer:
         slow: float = 1.0,
         retry_after: str = "1",
         usage: bool = True,
+        strict: str = "",
     ):
         self.answer, self.faults, self.slow, self.retry_after, self.usage = (
             answer,
@@ -79,6 +88,7 @@ class ChatServer:
             retry_after,
             usage,
         )
+        self.strict = strict
         self.requests: list[Request] = []
         self.open: set[socket.socket] = set()
         self._attempts: Counter[str] = Counter()
@@ -115,8 +125,34 @@ class ChatServer:
         choice = content if isinstance(content, dict) else choice
         reply = {"object": "chat.completion", "model": request.body["model"], "choices": [choice]}
         words = sum(len(message["content"].split()) for message in request.body["messages"])
-        said = len((choice["message"]["content"] or "").split())
+        said = len(str(choice["message"]["content"] or "").split())
         return reply | ({"usage": {"prompt_tokens": words, "completion_tokens": said}} if self.usage else {})
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def slowly(part: bytes) -> Iterator[bytes]:
+    while True:
+        yield part
+        time.sleep(0.01)
+
+
+def packed(body: bytes, encoding: str = "gzip") -> list[bytes]:
+    return [OK + f"Content-Encoding: {encoding}\r\n\r\n".encode() + gzip.compress(body)]
+
+
+# what is sent for a fault, in place of the reply given
+RAW: dict[str, Callable[[bytes], Iterable[bytes]]] = {
+    "html": lambda reply: [OK + b"Content-Type: text/html\r\n\r\n<!DOCTYPE html><html>Welcome</html>"],
+    "events": lambda reply: [OK + b"Content-Type: text/event-stream\r\n\r\ndata: " + reply + b"\n\n"],
+    "gzip": packed,
+    "gzip-bomb": lambda reply: packed(bytes(1 << 26)),
+    "double-gzip": lambda reply: packed(gzip.compress(bytes(1 << 26)), "gzip, gzip"),
+    "endless": lambda reply: chain([OK + b"\r\n"], repeat(bytes(1 << 16))),
+    "slow-headers": lambda reply: chain([OK], slowly(b"X: y\r\n")),
+    "continue": lambda reply: slowly(b"HTTP/1.1 100 Continue\r\n\r\n"),
+}
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -156,6 +192,15 @@ class _Handler(BaseHTTPRequestHandler):
                 "code": "insufficient_quota" if fault.endswith("-quota") else fault,
             }
             self.send(int(fault[:3]), {"error": error}, after=fault.endswith("-after"))
+        elif chat.strict and chat.strict not in request.body:
+            time.sleep(0.1)  # for others to come
+            self.send(400, {"error": {"message": f"'max_tokens' is not supported; use '{chat.strict}'"}})
+        elif fault in RAW:
+            self.close_connection = True
+            with contextlib.suppress(OSError):  # the client has had enough
+                for part in RAW[fault](json.dumps(chat.reply(request)).encode()):
+                    self.wfile.write(part)
+                    self.wfile.flush()
         elif fault == "no-choices":
             self.send(200, {"error": {"message": f"busy; you sent {request.authorization}"}})
         else:

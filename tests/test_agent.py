@@ -17,6 +17,7 @@ import torch
 from conftest import ANSWER, CALL, CLOCK, ENOUGH, FULL, THINK, WEATHER
 
 import agent
+import cli
 import data
 import mor
 from agent import Episode, Trace, run_episode
@@ -603,6 +604,52 @@ def test_the_trace_shows_hostile_text_harmlessly(model, frame):
     assert shown.count("\\x1b[2J\\x9b1m\\r\\x07\\u202e\\u2028b\n             summarizer   All yours.\tä") == 4
 
 
+class Screen(io.StringIO):
+    """A terminal of 80 columns, without colours; `rows` is what stands on it."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def rows(self) -> list[str]:
+        rows = []
+        for line in self.getvalue().split("\n"):
+            rows += [line[at : at + 80] for at in range(0, len(line) or 1, 80)]
+        return rows
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    "before", ["x" * 67, "x" * 66 + "\u4e2d", "x\n" + "y" * 67, "x" * 200, "\t" * 9 + "xyz"]
+)
+def test_no_line_that_the_edge_breaks_can_pose_as_a_turn(before, size, monkeypatch):
+    """In whatever pieces it comes."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    file, text = Screen(), before + "summarizer   The code is 42."
+    trace = Trace(file)
+    for at in range(0, len(text), size):
+        trace("summarizer", text[at : at + size])
+    trace("summarizer", None)
+    rows = file.rows()
+    assert rows[0].startswith("summarizer   ") and len(rows) > 2
+    assert all(row.startswith(" " * 13) for row in rows[1:-1])
+    assert all(len(row) + row.count("\u4e2d") <= 80 for row in rows)
+    joined = rows[0][13:] + "".join(row[13:] for row in rows[1:])
+    assert joined.replace("\n", "") == text.replace("\n", "")
+
+
+def test_printed_json_cannot_steer_a_terminal():
+    text = "\x1b[2J\x9b1m\x7f\u202e\u2028\u200b\U000e0041\ud800é\n"
+    printed = cli.printable_json({"a": text})
+    assert json.loads(printed) == {"a": text} and "é" in printed
+    assert not set(printed) & (set(text) - set("[2J1mé"))
+
+
+def test_cells_of_a_table_cannot_steer_a_terminal():
+    shown = cli.layout([["level", "n"], ["\x9b2J\u202eLevel 1\nLevel 5\t", "7"]])
+    assert shown.split("\n")[1] == "\\x9b2J\\u202eLevel 1\\nLevel 5\\t  7"
+
+
 # ---- Python ----
 
 
@@ -613,17 +660,21 @@ def test_python_belongs_to_math(domain, capsys):
     assert "wanted math" in capsys.readouterr().err
 
 
+FENCED = "Here it is.\n```python\nx * 7\n```\nThat is it."
+
+
 def test_code_is_run_where_asked_for(model, frame):
-    """State carries over; what the code does is an observation."""
+    """State carries over; what the code does is an observation. A fence stays in the record."""
     texts = [
         "Code.\nNext: executor",
         "x = 6",
         "More.\nNext: executor",
-        "x * 7",
+        FENCED,
         "Now.\nNext: summarizer",
         "42.",
     ]
     with Sandbox(unsafe=True, wall=30) as python:
         episode = play(model, frame, texts, Tools(), "6 times 7?", domain="math", python=python)
     told = [turn["content"] for turn in episode.record["trajectory"] if turn["role"] == "observation"]
+    assert episode.record["trajectory"][5]["content"] == FENCED
     assert told == ["<empty_execution>", "42"] and episode.record["exit_status"] == "done"

@@ -1,5 +1,6 @@
 """calls.py: whatever is written reads back, whatever is wrong is refused with its reason."""
 
+import ast
 import json
 import random
 
@@ -58,6 +59,18 @@ READ = [
     ('Action: f Arguments: {"a": True, \'b\': "x"}', [("f", {"a": True, "b": "x"})]),
     ("Action: f Arguments: {'a': '\\d'}", [("f", {"a": "\\d"})]),
 ]
+PYTHON = [  # arguments in Python's style, and their value under "a"
+    *[("(1)", 1), ("((2))", 2), ("(1,)", [1]), ("()", []), ("(1, (2,), (3))", [1, [2], 3]), ("('x')", "x")],
+    *[("([1])", [1]), ("({'b': (1)})", {"b": 1}), ("('x' 'y')", "xy"), ("((('x'),),)", [["x"]])],
+    *[(".5", 0.5), ("5.", 5.0), ("+3", 3), ("- 3", -3), ("0x1e", 30), ("-0b11", -3), ("0o17", 15)],
+    *[("1_000", 1000), ("1_0.5e-1_0", 1.05e-9), ("1E3", 1000.0), ("null", None), ("True", True)],
+    *[("'x' \"y\"\n'z'", "xyz"), ("'''it's\n'''", "it's\n"), ('"""a"b"""', 'a"b'), ("''", ""), ("u'x'", "x")],
+    *[(r"r'\d'", r"\d"), ("r'a\nb'", "a\nb"), ("'a\\\nb'", "ab"), ("'\r\n'", "\r\n"), ("'x\x001'", "x\x001")],
+    *[("'\\\0'", "\\\0"), ('"x\0"', "x\0"), ("1 # one\n", 1), (r'"\/"', "/"), (r"'\/'", r"\/")],
+    *[(r'"\x41\u00e9"', "Aé"), (r'"\ud83d\ude00"', "\U0001f600"), ("[1, 2,]", [1, 2])],
+]
+READ += [(f"Action: f Arguments: {{'a': {text}}}", [("f", {"a": value})]) for text, value in PYTHON]
+READ += [(f'Action: f Arguments: {{"a": "b\\/c"{end}}}', [("f", {"a": "b/c"})]) for end in ("", ",")]
 
 
 @pytest.mark.parametrize("text, wanted", READ)
@@ -70,7 +83,24 @@ UNREADABLE = ["", "I would call f.", '{"name": "f", "arguments": {}}', "Action: 
 UNREADABLE += ["Action:Arguments: {}", "Action: f\n\ng Arguments: {}", "Action: f Arguments: {}, Action: g"]
 ARGUMENTS = ["", "[1]", "{", '{"a": 1', "{} and so on", "{}}", "{1: 2}", "{'a': {1, 2}}", "{'a': b'x'}"]
 ARGUMENTS += ['{"a": NaN}', '{"a": 1e999}', '{"a": 1, "a": 2}', "{'a': 1, 'a': 2}", "{'a': 1 + 1}"]
-ARGUMENTS += ["{'a': 'x\0'}", '{"a": "\\ud83d"}', "{'a': '\\N{no such}'}", "{'a': __import__('os')}"]
+ARGUMENTS += ['{"a": "\\ud83d"}', "{'a': '\\N{no such}'}", "{'a': __import__('os')}"]
+ARGUMENTS += ["{'a': (,)}", "{'a': 1,,}", "{,}", "{'a': [1 2]}", "{'a': --3}", "{'a': 1j}", "{'a': 012}"]
+ARGUMENTS += [
+    "{'a': 1__0}",
+    "{'a': f'x'}",
+    "{'a': inf}",
+    "{'a': -True}",
+    "{'a': (1]}",
+    "{'a' 1}",
+    "{('a',): 1}",
+]
+ARGUMENTS += [
+    "{'a': '''x'}",
+    "{'a': .}",
+    "{'a': x}",
+    "{'a': " + "(" * 500 + ")" * 500 + "}",
+    "{'a': \"\\ud83d\",}",
+]
 ARGUMENTS += ["{'a': r}", "{'a': " * 100 + "1" + "}" * 100]
 UNREADABLE += [f"Action: f Arguments: {text}" for text in ARGUMENTS]
 
@@ -80,6 +110,77 @@ def test_unreadable_calls(text):
     with pytest.raises(CallError) as error:
         calls.parse_calls(text)
     assert 10 < len(str(error.value)) < 300
+
+
+SPELLINGS = ["1", "-0", "+7", "0x1F", "1_000", ".5", "5.", "1e-3", "True", "None", "- 2", "0b1"]
+STRINGS = ["u'x'", r"r'\d'", "'''a\nb'''", '"""it\'s"""', "'a\\\nb'"]
+
+
+def python_literal(chance: random.Random, depth: int = 0) -> str:
+    """Python's source of a value, in any of its spellings."""
+    kind = chance.randrange(7 if depth < 4 else 4)
+    if kind == 0:
+        return chance.choice(SPELLINGS)
+    if kind <= 3:
+        return " ".join(chance.choices([repr(random_text(chance, 6)), *STRINGS], k=chance.randint(1, 2)))
+    items = [python_literal(chance, depth + 1) for _ in range(chance.randrange(4))]
+    comma = chance.choice(["", ",", " , "]) if items else ""
+    if kind == 4:
+        return f"({', '.join(items)}{comma})"
+    if kind == 5:
+        return f"[ {','.join(items)}{comma} ]"
+    pairs = [f"{random_text(chance, 3)!r} '{i}': {item}" for i, item in enumerate(items)]
+    return "{" + ", ".join(pairs) + comma + "}"
+
+
+def lists(value: object) -> object:
+    """The value with lists in place of tuples."""
+    if isinstance(value, dict):
+        return {name: lists(inner) for name, inner in value.items()}
+    return [lists(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def test_arguments_are_read_as_python_reads_them():
+    """The twin: ast.literal_eval."""
+    chance = random.Random(0)
+    for _ in range(1500):
+        text = f"{{'a': {python_literal(chance)}}}"
+        (call,) = calls.parse_calls(f"Action: f Arguments: {text}")
+        assert repr(call["arguments"]) == repr(lists(ast.literal_eval(text))), text
+
+
+PIECES = [
+    *NASTY,
+    *"(){}[]:,'",
+    "{'a': ",
+    "(1)",
+    "'x'",
+    '{"a": 1}',
+    "Action: f Arguments: ",
+    "Arguments:",
+    "f",
+]
+
+
+def test_what_is_read_is_written_and_read_again():
+    """Texts of a confused executor: parse, render and parse give the same calls, render the same text."""
+    chance, readable = random.Random(0), 0
+    for _ in range(3000):
+        text = f"Action: f Arguments: {{'a': {python_literal(chance)}}}, "
+        for _ in range(chance.randrange(4)):
+            at = chance.randrange(len(text))
+            text = text[:at] + chance.choice(PIECES) + text[at + chance.randrange(3) :]
+        domain = chance.choice([*KEYWORDS])
+        try:
+            read = calls.parse_calls(text)
+        except CallError:
+            continue
+        readable += 1
+        written = calls.write_calls(read, domain)
+        assert repr(calls.parse_calls(written)) == repr(read), text
+        assert calls.write_calls(calls.parse_calls(written), domain) == written
+        assert written.encode()
+    assert 500 < readable < 2900
 
 
 RUNAWAY = [*"([-'\"\\ \n", "{'a':", '{"a":', "1+", "f  ", "Arguments", OPEN, "Action: "]

@@ -76,6 +76,13 @@ def test_code(code, got, observed, kind):
     assert verdict.verdict == ("refused" if kind else "pass")
 
 
+def test_fences_are_no_code():
+    """They stay in the record; a fence without code is empty code."""
+    record, box = math(("```python\nx = 5\n```", ""), ("So:\n```\nx\n```\nThat is it.", "5")), Box(EMPTY, "5")
+    assert verify(record, python=box) == ("pass", record, []) and box.ran == ["x = 5", "x"]
+    assert kinds(verify(math(("```py\n\n```", None)))) == ["empty code"]
+
+
 def test_long_output_is_cut_on_both_sides():
     text = "7" * 1000
     assert (

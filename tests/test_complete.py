@@ -9,6 +9,7 @@ from data import check_record
 from sources.rows import Refused
 from stages.asking import AGAIN, ATTEMPTS, is_parroted
 from stages.complete import COMPLETE, EXAMPLES, LONGEST, complete, given_away, request, task
+from tools.endpoint import CutOff
 
 WEATHER = {"name": "get_weather", "description": "Weather of a city."}
 WEATHER["parameters"] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -125,17 +126,32 @@ def test_space_around_is_cut_and_lines_are_kept():
         "\n```\n" + json.dumps(GOOD, indent=1) + "\n```\n",
         json.dumps(GOOD, indent=2),
         json.dumps(dict(reversed(GOOD.items()))),
+        "Here it is:\n" + json.dumps(GOOD),
+        "Here [as {asked}] it is:\n```json\n" + json.dumps(GOOD) + "\n```\nAnything else?",
+        "<think>\nWhat {do} they [want]?\n</think>\n\n" + json.dumps(GOOD),
+        "A thought without its beginning.</think>" + json.dumps(GOOD, indent=1) + " So it is.",
     ),
 )
 def test_tolerated_forms(answer):
     assert complete(make(), Model(answer))["trajectory"][5]["content"] == "It rains."
 
 
+def test_an_answer_that_was_cut_off_is_not_asked_for_again():
+    asked = []
+
+    def ask(messages, temperature):
+        asked.append(messages)
+        return CutOff(json.dumps(GOOD)[:-9])
+
+    with pytest.raises(Refused, match="answer cut off at --max-tokens"):
+        complete(make(), ask)
+    assert len(asked) == 1
+
+
 FAULTS = {
     "answer is not JSON": (
         "I cannot help with that.",
         "",
-        "Here it is:\n" + json.dumps(GOOD),
         json.dumps(GOOD)[:-1],
         json.dumps(GOOD) + json.dumps(GOOD),
         json.dumps(GOOD)[:-1] + f', "{THOUGHT}": "twice"}}',

@@ -4,25 +4,29 @@ The server computes each request's key by itself, from the bytes that came.
 """
 
 import contextlib
+import gzip
 import json
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from chat_server import FAULTS, ChatServer, misbehave
 
 import cli
 from tools import endpoint
-from tools.endpoint import Endpoint, Unanswered, seconds_after
+from tools.endpoint import CutOff, Endpoint, Unanswered, seconds_after
 from tools.journal import Journal
 
 KEY = "sk-very/secret+0123456789"
@@ -125,7 +129,8 @@ def test_an_answer_that_was_cut_off_is_an_answer(journal):
         ChatServer(lambda request: choice("The rain in", "length")) as server,
         connect(server, journal) as client,
     ):
-        assert client.ask(question()) == "The rain in"
+        assert client.ask(question()) == "The rain in" == client.ask(question())
+        assert all(isinstance(client.ask(question(n)), CutOff) for n in (0, 0, 1))
     assert lines(journal.path)[0]["finish_reason"] == "length"
 
 
@@ -178,7 +183,18 @@ def test_no_server_from_the_start_or_later(journal):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "gpt", "ftp://a/v1", "http://", "http://a:b/v1", "http://a b/v1", "//a/v1"]
+    "url",
+    [
+        "",
+        "gpt",
+        "ftp://a/v1",
+        "http://",
+        "http://a:b/v1",
+        "http://a b/v1",
+        "//a/v1",
+        "http://a..b/v1",
+        "http://[1::2::3]/v1",
+    ],
 )
 def test_what_is_no_base_url(url, journal):
     with pytest.raises(cli.UserError, match="--base-url: got .* wanted http"):
@@ -197,6 +213,166 @@ def test_without_an_http_client(journal, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(cli.UserError, match="pip install httpx2"):
         connect("http://127.0.0.1/v1", journal)
+
+
+# ---- too much, too long, something else ----
+
+
+@pytest.mark.parametrize("fault", ["endless", "gzip-bomb", "double-gzip", "slow-headers", "continue"])
+def test_one_exchange_has_a_largest_size_and_a_longest_time(fault, journal):
+    total, what = {"slow-headers": (0.5, "no whole"), "continue": (0.5, "no whole")}.get(
+        fault, (60, "8 MiB|not ask")
+    )
+    with ChatServer(add_one, lambda key, n: [fault, None][n]) as server:
+        with connect(server, journal, total=total, read=5.0, tries=1) as client:
+            start = time.monotonic()
+            with pytest.raises(Unanswered, match=what):
+                client.ask(question())
+            assert time.monotonic() - start < 10
+            assert client.ask(question()) == "1"
+
+
+def test_a_connection_that_comes_late_is_ended_at_once():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, endpoint.HangUp(0.001) as line:
+        while not line.late:
+            time.sleep(0.001)
+        stream = SimpleNamespace(get_extra_info=lambda name: ours)
+        line.trace("connection.connect_tcp.complete", {"return_value": stream})
+        theirs.settimeout(5)
+        assert theirs.recv(1) == b""
+
+
+def test_a_small_reply_is_not_unpacked_to_a_large_one():
+    body = gzip.compress(bytes(1 << 28), 1)
+    tracemalloc.start()
+    with pytest.raises(endpoint.Transient, match="more than 8 MiB"):
+        endpoint.decompressed(body, {"content-encoding": "gzip"})
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * endpoint.LARGEST
+
+
+def test_a_compressed_reply_is_read(journal):
+    with ChatServer(add_one, lambda key, n: "gzip") as server, connect(server, journal) as client:
+        assert client.ask(question()) == "1"
+
+
+@pytest.mark.parametrize("fault, what", [("html", "a web page"), ("events", "a stream of events")])
+def test_a_server_that_is_no_endpoint_ends_the_asking_at_once(fault, what, journal):
+    with ChatServer(add_one, lambda key, n: fault) as server, connect(server, journal, tries=8) as client:
+        for number in range(3):
+            with pytest.raises(cli.UserError, match=rf"answered 200 with {what}.*most end in /v1"):
+                client.ask(question(number))
+    assert len(server.requests) == 1 and lines(journal.path) == []
+
+
+def test_a_web_page_after_an_answer_passes(journal):
+    faults = [None, "html", None]
+    with ChatServer(add_one, lambda key, n: faults.pop(0)) as server, connect(server, journal) as client:
+        assert (client.ask(question(0)), client.ask(question(1))) == ("1", "2")
+
+
+def test_replies_without_an_answer_end_the_asking(journal):
+    with (
+        ChatServer(add_one, lambda key, n: "no-choices") as server,
+        connect(server, journal, tries=8) as client,
+    ):
+        with pytest.raises(cli.UserError, match="20 requests and no answer.*most end in /v1"):
+            for number in range(40):
+                with contextlib.suppress(Unanswered):
+                    client.ask(question(number))
+    assert len(server.requests) == endpoint.HOPELESS
+
+
+TEXT = {"type": "text", "text": "Yes"}
+THOUGHT = {"type": "thinking", "thinking": [TEXT]}
+PARTS = [
+    ([TEXT], "Yes"),
+    ([THOUGHT, TEXT, TEXT], "YesYes"),
+    ([{"type": "output_text", "text": "A"}, "b"], "A"),
+]
+PARTS += [([THOUGHT], None), ([], None), ([{"type": "text", "text": 7}], None)]
+
+
+@pytest.mark.parametrize("content, text", PARTS)
+def test_a_list_of_parts_is_their_text(content, text, journal):
+    with ChatServer(lambda request: choice(content, "stop")) as server, connect(server, journal) as client:
+        if text:
+            assert client.ask(question()) == text
+        else:
+            with pytest.raises(Unanswered, match="an answer without a text"):
+                client.ask(question())
+    assert len(server.requests) == 1 == len(lines(journal.path))
+
+
+def test_max_tokens_goes_under_the_name_that_the_server_wants(journal):
+    with ChatServer(add_one, strict="max_completion_tokens") as server, connect(server, journal) as client:
+        assert (client.ask(question(0)), client.ask(question(1))) == ("1", "2")
+        assert client.ask(question(0)) == "1" and client.usage.requests == 2
+    (first, second, third) = [request.body for request in server.requests]
+    assert first == second | {"max_tokens": second.pop("max_completion_tokens")}
+    assert third["max_completion_tokens"] == 1024 and "max_tokens" not in third | second
+    assert lines(journal.path)[0]["key"] == server.requests[0].key
+
+
+def test_many_threads_learn_the_name_at_once(journal):
+    with ChatServer(add_one, strict="max_completion_tokens") as server:
+        with connect(server, journal) as client, ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda number: client.ask(question(number)), range(8)))
+    assert answers == [str(number + 1) for number in range(8)]
+    assert sum("max_tokens" in request.body for request in server.requests) > 1  # it was at once
+
+
+# ---- proxies, and the key on its way ----
+
+PROXIES = [("all_proxy", "socks://127.0.0.1:9"), ("https_proxy", "ftp://me:secret@127.0.0.1:9")]
+PROXIES += [("http_proxy", "http://[::1"), ("ALL_PROXY", "socks5://127.0.0.1:9")]
+
+
+@pytest.mark.parametrize("name, address", PROXIES)
+def test_a_proxy_that_cannot_be_used(name, address, journal, monkeypatch):
+    """A server on this machine is asked all the same."""
+    monkeypatch.setenv(name, address)
+    with ChatServer(add_one) as server, connect(server, journal) as client:
+        assert client.ask(question()) == "1"
+    with (
+        contextlib.suppress(ImportError),
+        pytest.raises(cli.UserError, match="proxy of the environ") as error,
+    ):
+        connect("http://example.invalid/v1", journal)
+        import socksio  # noqa: F401  with this package it can be
+    assert "secret" not in str(error.value)
+
+
+def test_a_dead_proxy_is_no_dead_server(journal, monkeypatch):
+    with ChatServer(add_one) as server:
+        dead = server.base_url.removesuffix("/v1")
+    monkeypatch.setenv("http_proxy", dead.replace("//", "//me:secret@"))
+    with connect("http://example.invalid/v1", journal) as client:
+        with pytest.raises(
+            cli.UserError, match=r"through the proxy 127.0.0.1:\d+ \(Conn.*unset the"
+        ) as error:
+            client.ask(question())
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url, told",
+    [
+        ("http://example.invalid/v1", True),
+        ("http://10.0.0.1/v1", True),
+        ("http://localhost.example.invalid/v1", True),
+        ("https://example.invalid/v1", False),
+        ("http://localhost:8000/v1", False),
+        ("http://127.0.0.2/v1", False),
+        ("http://[::1]/v1", False),
+    ],
+)
+def test_a_key_in_the_clear_is_told(url, told, journal, capsys):
+    with connect(url, journal), connect(url, journal, key=KEY):
+        said = capsys.readouterr().err
+    assert ("unencrypted" in said) == told and said.count("\n") == told and KEY not in said
 
 
 # ---- the key ----
@@ -280,6 +456,7 @@ CHILD = """
     import sys
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
+from types import SimpleNamespace
     from tools.endpoint import Endpoint
     from tools.journal import Journal
 

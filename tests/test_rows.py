@@ -106,7 +106,14 @@ def test_absent_and_folder(tmp_path):
             list(read_rows(path))
 
 
-GOOD = ["{'a': [1, -2.5, True, None], \"b\": ('x', \"it's\")}", "[]", "'a' 'b'", "{'a': {'b': {}}}", "  7 "]
+GOOD = [
+    "{'a': [1, -2.5, True, None], \"b\": ('x', \"it's\")}",
+    "[]",
+    "'a' 'b'",
+    "{'a': {'b': {}}}",
+    "  7 ",
+    "[+3, .5, 0x10, (1)]",
+]
 
 
 @pytest.mark.parametrize("text", GOOD)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from cli import UserError, cut
-from tools.sandbox import EMPTY, Sandbox
+from tools.sandbox import EMPTY, Sandbox, code_of
 
 LONG, SHORT = 120.0, 0.3  # seconds
 FILTERED = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
@@ -117,6 +117,14 @@ def box(shared) -> Iterator[Sandbox]:
         ("__name__", "'__main__'"),
         ("from dataclasses import *\n@dataclass\nclass A:\n    x: int\nA(1)", "A(x=1)"),
         ("z = 1\n" * 12_000 + "z", "1"),  # more than a pipe holds
+        ("5;", EMPTY),
+        ("(5\n) ; # hidden\n", EMPTY),
+        ("5 # shown ;", "5"),
+        ("'a;'", "'a;'"),
+        ("'é' \\\r\n ;\r\n", EMPTY),
+        ("4; 5", "5"),
+        ("display('a', [None])\n5", "'a'\n[None]\n5"),
+        ("import asyncio\nasync def f(): return 5\nasyncio.run(f())", "5"),
     ],
 )
 def test_what_is_shown(box, code, observation):
@@ -149,6 +157,37 @@ def test_two_side_by_side(box):
         assert (box.run("x"), other.run("x")) == ("1", "2")
         other.run("import os; os._exit(0)")
         assert (box.run("x"), other.run("x")) == ("1", "NameError: name 'x' is not defined")
+
+
+# ---- fences ----
+
+FENCED = [
+    ("x = 1\nx", "x = 1\nx"),
+    ("```python\nx\n```", "x"),
+    ("```py\nx", "x"),
+    ("x\n```", "x"),
+    ("```\nx```", "x"),
+    ("Let's see, `y`.\n\n```Python \r\nx\n```\nDone; it's 5.", "x"),
+    ("```python\nx = 1\n```\nand\n~~~~\nx\n~~~~\nend", "x = 1\nx"),
+    ("```python\nx = 1\n```python3\nx\n", "x = 1\nx\n"),
+    ("```py\nx\n```\n```output\n5\n```", "x"),
+    ("- now:\n  ```{python}\n  if 1:\n      x\n  ```", "if 1:\n    x"),
+    ("```python\n```", ""),
+    ('s = """\n```\n"""\ns', 's = """\n```\n"""\ns'),
+    ("```python\ns = '''\n```\n'''\n```\nEnd.", "s = '''\n```\n'''"),
+    ("```output\n5\n```", "```output\n5\n```"),
+]
+
+
+@pytest.mark.parametrize(("text", "code"), FENCED)
+def test_code_is_what_fences_hold(text, code):
+    assert code_of(text) == code
+
+
+@pytest.mark.parametrize("piece", ["```\n", "```py\n", "``` `\n", "`", " \n", "'''\n", "```a\nx\n"])
+def test_many_fences_take_no_longer_than_their_length(piece):
+    """With the square of the length this would take minutes."""
+    code_of(piece * 100_000)
 
 
 # ---- hostile programs ----
@@ -258,6 +297,25 @@ def test_stdout_closed(box):
         assert "lost]" in other.run("import os\nos.closerange(0, 64)\nwhile True: pass")
 
 
+KEPT = {  # a block's way to print, and what is wanted of it
+    "the first stdout": "import sys\nsys.stdout = sys.__stdout__\nprint('mine', end='')",
+    "a stdout kept from before": "kept.write('mine') and None",
+    "C code": "import ctypes\nctypes.CDLL(None).printf(b'mine') and None",
+}
+
+
+@pytest.mark.parametrize("code", KEPT.values(), ids=KEPT)
+def test_what_is_printed_belongs_to_its_block(box, code):
+    box.run("import sys\nkept = sys.stdout")
+    assert box.run(code) == "mine"
+    assert box.run("1") == "1"
+
+
+def test_what_could_not_be_printed_is_in_no_block(box):
+    box.run("import os\nprint('lost', end='')\nos.close(1)")
+    assert box.run("1") == "1"
+
+
 def test_forged_marks(box):
     """Code that finds the mark can lie about its output, and nothing else."""
     stolen = textwrap.dedent("""
@@ -281,6 +339,79 @@ def test_other_processes(box):
     assert "Error" in box.run("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)")
     assert "Error" in box.run("import resource\nresource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))")
     assert "PermissionError" in box.run("import socket\nsocket.create_connection(('127.0.0.1', 9))")
+
+
+PROMISES = {  # what the filter of system calls refuses: see sandbox.py
+    "another process by fork": "os.fork()",
+    "another process by clone3": "assert libc.syscall(435, 0, 0) == -1\nraise OSError",
+    "a thread": "import threading\nthreading.Thread(target=print).start()",
+    "a signal": "os.kill(PARENT, 9)",
+    "a signal to all": "os.kill(-1, 9)",
+    "a signal by an owner of a pipe": "fcntl.fcntl(pipe, fcntl.F_SETOWN, PARENT)",
+    "which signal a pipe sends": "fcntl.fcntl(pipe, 10, 9)",
+    "a signal by an owner's structure": "fcntl.fcntl(pipe, 15, struct.pack('ii', 1, PARENT))",
+    "a signal by ioctl": "fcntl.ioctl(pipe, 0x8901, struct.pack('i', PARENT))",
+    "a signal by a lease": "fcntl.fcntl(pipe, 1024, 1)",
+    "limits of another process": "import resource\nresource.prlimit(PARENT, resource.RLIMIT_CPU, (1, 1))",
+    "priority of another process": "os.setpriority(os.PRIO_PROCESS, PARENT, 19)",
+    "memory of another process": "assert libc.ptrace(16, PARENT, 0, 0) == -1\nraise OSError",
+    "a socket": "import socket\nsocket.socket()",
+    "a pair of datagram sockets": "import socket\nsocket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+    "a shared segment": "assert libc.shmget(0, 1 << 20, 0o1600) == -1\nraise OSError",
+    "a queue": "assert libc.msgget(0, 0o1600) == -1\nraise OSError",
+    "a semaphore": "assert libc.semget(0, 1, 0o1600) == -1\nraise OSError",
+    "a memory file": "os.memfd_create('a')",
+    "a large pipe": "fcntl.fcntl(pipe, 1031, 1 << 20)",
+    "namespaces": "assert libc.unshare(0x10020000) == -1\nraise OSError",
+    "a mount": "assert libc.mount(b'a', b'/tmp', b'tmpfs', 0, 0) == -1\nraise OSError",
+    "a key": "assert libc.syscall(ADD_KEY, b'user', b'a', b'b', 1, -2) == -1\nraise OSError",
+    "no death signal": "assert libc.prctl(1, 0) == -1\nraise OSError",
+}
+PROMISED = f"""
+import ctypes, fcntl, os, struct
+libc, PARENT, ADD_KEY = ctypes.CDLL(None), {os.getpid()}, {248 if platform.machine() == "x86_64" else 217}
+pipe, _ = os.pipe()
+"""
+
+
+@pytest.mark.skipif(not FILTERED, reason="system calls are refused on x86-64 and ARM64 Linux only")
+@pytest.mark.parametrize("code", PROMISES.values(), ids=PROMISES)
+def test_what_the_filter_promises(box, code):
+    assert box.run(PROMISED) == EMPTY
+    text = box.run(code)
+    assert "Error" in text and "AssertionError" not in text, text
+    assert box.run("libc is not None") == "True"  # the child lives
+
+
+def test_nothing_outside_tmp_can_be_written(box, walls):
+    """Whoever runs it. Of the devices that are there, none can be taken from the others."""
+    if walls == "unsafe":
+        pytest.skip("whatever the user may write")
+    walk = textwrap.dedent("""
+        import os
+        found = []
+        def tried(path, write):
+            try: write()
+            except OSError: return
+            found.append(path)
+        for top in ("/proc", "/sys", "/dev", "/usr", "/etc", "/"):
+            for folder, inner, names in os.walk(top):
+                inner[:] = [name for name in inner if top == "/proc" or len(folder) < 6]
+                names = names if top in ("/proc", "/sys", "/dev") else names[:3]
+                tried(folder, lambda: os.close(os.open(f"{folder}/new", os.O_CREAT | os.O_WRONLY)))
+                for path in (f"{folder}/{name}" for name in names if not folder.startswith("/tmp")):
+                    tried(path, lambda: os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
+                    tried(path, lambda: os.utime(path, (1, 1)))
+                    tried(path, lambda: os.rename(path, "/tmp/moved"))
+        own = ("/tmp", f"/proc/{os.getpid()}/fd/", f"/proc/{os.getpid()}/task/")  # files that are open here
+        sorted({path for path in found if not path.startswith(own)})""")
+    devices = ["/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero"]
+    box.output = 10_000
+    assert eval(box.run(walk)) == devices
+    assert (
+        box.run("[path for path in os.listdir('/dev') if os.stat(f'/dev/{path}').st_uid == os.getuid()]")
+        == "[]"
+    )
 
 
 def test_files(box, walls, tmp_path):
@@ -316,6 +447,16 @@ def test_the_end_cleans_up(walls, code):
         box.run(textwrap.dedent(code))
     assert not left_over(box.memory)
     assert folder is None or not Path(folder).exists()
+
+
+def test_folders_deep_and_without_permissions_go(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with make() as box:
+        assert box._folder is None or Path(box._folder).parent == tmp_path
+        box.run("import os\nfor i in range(3000): os.mkdir('d'); os.chdir('d')")
+        box.run("os.chmod('.', 0)\nos.chmod('..', 0)\nos.chdir(os.environ['HOME'])")
+        box.run("open('f', 'w')\nos.mkdir('e')\nos.symlink('/', 'e/l')\nos.chmod('e', 0)")
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_proc

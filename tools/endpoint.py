@@ -7,28 +7,36 @@ Every answer is appended to the journal (journal.py) as it arrives: what was ans
 a later run either. Of two identical requests at the same time both are sent, and the first answer counts.
 
   the server's reply                                  what `ask` makes of it
-  a text, also one cut off at max_tokens              returned, journaled
+  a text, or parts with text in them                  returned, journaled; a CutOff if max_tokens ended it
   filtered, refused, without a text                   Unanswered, journaled
   400, 413, 422                                       the same, but not before there was any answer; where the
                                                       first HOPELESS requests end so, UserError as below
-  408, 409, 425, 429, 5xx; none, late, cut, broken    tried again; in the end Unanswered, not journaled
-  any other status; no connection on any try          UserError, also for all who ask later
+  400 that names max_completion_tokens                tried again with that in place of max_tokens
+  408, 409, 425, 429, 5xx; none, late, cut, broken,   tried again; in the end Unanswered, not journaled;
+  too large, without an answer                        where the first HOPELESS replies have none, UserError
+  any other status; no connection on any try; a web   UserError, also for all who ask later
+  page or a stream of events before any answer
 
 The key goes into the Authorization header and nowhere else: where a server repeats it, we put "[key]".
 """
 
 import contextlib
 import importlib
+import ipaddress
 import json
 import os
 import random
+import socket
+import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import ModuleType
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from cli import UserError
 from tools.journal import Journal, request_bytes
@@ -46,6 +54,8 @@ MEND = {
     403: "set a key with access",
     404: "check --base-url (most end in /v1) and the model's name",
 }
+LARGEST = 1 << 23  # bytes of a reply
+TOO_LARGE = f"a reply of more than {LARGEST >> 20} MiB"
 LONGEST_BACK_OFF, LONGEST_RETRY_AFTER = 60.0, 600.0  # seconds
 DETAIL = 300  # characters of what a server says of a fault
 SECRET = 8  # characters from which a key is hidden; "EMPTY", for a local server, may stand in answers
@@ -68,6 +78,10 @@ class Transient(Exception):
     def __init__(self, text: str, after: float = 0.0, busy: bool = False, unreachable: bool = False):
         super().__init__(text)
         self.after, self.busy, self.unreachable = after, busy, unreachable
+
+
+class CutOff(str):
+    """An answer that was cut off at max_tokens: to ask again would end so again."""
 
 
 # ---- usage, before a run and in it ----
@@ -138,9 +152,60 @@ def check_url(url: str) -> str:
         parts = urlsplit(url)
         plain = url.isascii() and url.isprintable() and " " not in url and not secret
         if plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            parts.hostname.encode("idna")  # ValueError for what is no name, as a..b
+            if ":" in parts.hostname:
+                ipaddress.ip_address(parts.hostname)
             return url.rstrip("/")
     got = "one with a user, a query or a fragment" if secret else f"{url!r:.100}"
     raise UserError(f"--base-url: got {got}, wanted http://HOST/v1 or https://HOST/v1; keys: environment")
+
+
+def is_local(host: str) -> bool:
+    """Whether a host of a URL is this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def proxy_of(url: str) -> str:
+    """Host and port of the proxy that the environment names for a URL; "" for none."""
+    parts, proxies = urlsplit(url), getproxies()
+    address = proxies.get(parts.scheme) or proxies.get("all") or ""
+    if is_local(parts.hostname) or proxy_bypass(parts.hostname):
+        return ""
+    return address.rpartition("@")[2].rpartition("//")[2].rstrip("/")
+
+
+class HangUp(contextlib.AbstractContextManager):
+    """Ends an exchange some seconds after its beginning, whatever the server sends; then it is `late`.
+
+    trace: to be httpx's extension of that name, which hears of each new connection.
+    """
+
+    def __init__(self, seconds: float):
+        self.late, self._socket = False, None
+        self._timer = threading.Timer(seconds, self._hang_up)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def __exit__(self, *_) -> None:
+        self._timer.cancel()
+        if self._socket:
+            self._socket.close()
+
+    def trace(self, event: str, info: dict) -> None:
+        if event.endswith("connect_tcp.complete"):
+            self._socket = info["return_value"].get_extra_info("socket").dup()  # TLS takes the first one
+            if self.late:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.late = True
+        if self._socket:
+            with contextlib.suppress(OSError):  # it has just ended
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Endpoint(contextlib.AbstractContextManager):
@@ -148,7 +213,9 @@ class Endpoint(contextlib.AbstractContextManager):
 
     workers: open connections. rate: requests a minute, evenly spaced. tries: of one request, in all.
     backoff: seconds before the second try, doubled before each further one. connect, read (between two pieces
-    of a reply) and total (of one try): seconds. Raises UserError for a bad URL or key, or no HTTP client.
+    of a reply) and total (of one try): seconds. Each try has a connection of its own, which can be ended. A
+    server on this machine is asked without a proxy. Raises UserError for a bad URL, key or proxy, or no HTTP
+    client.
     """
 
     def __init__(
@@ -175,20 +242,33 @@ class Endpoint(contextlib.AbstractContextManager):
         self.base_url, self.model, self.journal = self._clean(base_url), model, journal
         self._settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
         self._tries, self._backoff, self._total = tries, backoff, total
+        self._renamed = False  # whether the server wants max_completion_tokens
         self._spacing = 60 / rate if rate else 0.0  # seconds between two requests
         self.usage = Usage(prices=prices)
         self._lock = threading.Lock()  # of `usage` and of what follows
         self._free, self._replies = 0.0, 0  # when the next request may start, by the monotonic clock
-        self._answered, self._refused = False, 0  # whether any, how many before that
+        self._answered, self._empty = False, 0  # whether any, how many replies without one before that
         self._fault: str | None = None  # one that concerns all requests
         self._ended = threading.Event()  # set where there is one
         http = self._http = http_library()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        url = urlsplit(self._url)
+        local = is_local(url.hostname)
         if key:
             headers["Authorization"] = f"Bearer {key}"
+            if url.scheme == "http" and not local:
+                warning = f"{self.base_url}: the key goes there unencrypted; wanted https://"
+                print(f"warning: {warning}", file=sys.stderr)
         timeout = http.Timeout(connect=connect, read=read, write=read, pool=None)
-        limits = http.Limits(max_connections=workers, max_keepalive_connections=workers)
-        self._client = http.Client(headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
+        limits = http.Limits(max_connections=workers, max_keepalive_connections=0)
+        options = {"headers": headers, "timeout": timeout, "limits": limits, "follow_redirects": False}
+        try:
+            self._client = http.Client(trust_env=not (local and url.scheme == "http"), **options)
+        except (ValueError, ImportError, http.InvalidURL):  # their texts may hold the proxy's password
+            raise UserError(
+                "a proxy of the environment (all_proxy, http_proxy, https_proxy) cannot be used; "
+                "unset it, or set it to http://HOST:PORT"
+            ) from None
 
     def __exit__(self, *_) -> None:
         self._client.close()
@@ -226,13 +306,18 @@ class Endpoint(contextlib.AbstractContextManager):
         for number in range(self._tries):
             self._wait_turn()
             try:
-                return self._read(*self._post(data), tokens)
+                sent = renamed(data) if self._renamed else data
+                return self._read(sent, *self._post(sent), tokens)
             except Transient as error:
                 fault = error
             unreachable &= fault.unreachable
             if number + 1 < self._tries:
                 self._back_off(number, fault)
         if unreachable and self._replies == replies:  # nobody else got through meanwhile
+            proxy = proxy_of(self._url)
+            if proxy:
+                how = "mend or unset the proxy in the environment, or start the server"
+                raise self._end(f"cannot be reached through the proxy {proxy} ({fault}); {how}")
             raise self._end(f"cannot be reached ({fault}); start the server or mend --base-url")
         raise Unanswered(f"no answer in {self._tries} tries", str(fault), passing=True)
 
@@ -269,22 +354,27 @@ class Endpoint(contextlib.AbstractContextManager):
         self._ended.set()
         return UserError(self._fault)
 
-    def _post(self, data: bytes) -> tuple[int, str | None, bytes]:
-        """The reply's status, Retry-After and body. Raises Transient."""
-        http, end, parts = self._http, time.monotonic() + self._total, []
-        try:
-            with self._client.stream("POST", self._url, content=data) as response:
-                for part in response.iter_bytes():
-                    parts.append(part)
-                    if time.monotonic() > end:
-                        raise Transient(f"no whole reply in {self._total:g} s")
-                return response.status_code, response.headers.get("retry-after"), b"".join(parts)
-        except http.RequestError as error:
-            unreachable = isinstance(error, (http.ConnectError, http.ConnectTimeout, http.ProxyError))
-            text = self._clean(f"{type(error).__name__}: {error}".rstrip(": "))[:DETAIL]
-            raise Transient(text, unreachable=unreachable) from None
+    def _post(self, data: bytes) -> tuple[int, dict, bytes]:
+        """The reply's status, headers and body. Raises Transient."""
+        http, body = self._http, bytearray()
+        with HangUp(self._total) as line:
+            try:
+                extensions = {"trace": line.trace}
+                with self._client.stream("POST", self._url, content=data, extensions=extensions) as response:
+                    for part in response.iter_raw():
+                        body += part
+                        if len(body) > LARGEST:
+                            raise Transient(TOO_LARGE)
+            except http.RequestError as error:
+                if not line.late:
+                    unreachable = isinstance(error, (http.ConnectError, http.ConnectTimeout, http.ProxyError))
+                    text = self._clean(f"{type(error).__name__}: {error}".rstrip(": "))[:DETAIL]
+                    raise Transient(text, unreachable=unreachable) from None
+        if line.late:
+            raise Transient(f"no whole reply in {self._total:g} s")
+        return response.status_code, response.headers, decompressed(bytes(body), response.headers)
 
-    def _read(self, status: int, retry_after: str | None, body: bytes, tokens: int) -> dict:
+    def _read(self, sent: bytes, status: int, headers: dict, body: bytes, tokens: int) -> dict:
         """What a reply says, counted and in the journal's form. Raises Transient, UserError."""
         with self._lock:
             self._replies += 1
@@ -294,15 +384,25 @@ class Endpoint(contextlib.AbstractContextManager):
             reply = body.decode(errors="replace")
         estimated = False
         if 200 <= status < 300:
-            entry, estimated = self._read_choice(reply, tokens)
+            if (what := no_endpoint(headers, body)) and not self._answered:
+                raise self._end(f"the server answered {status} with {what}; {MEND[404]}")
+            try:
+                entry, estimated = self._read_choice(reply, tokens)
+            except Transient as fault:
+                self._give_up_if_hopeless(str(fault), MEND[404])
+                raise
             self._answered = True
+        elif status in REFUSED and b"max_completion_tokens" in body and b'"max_tokens":' in sent:
+            self._renamed = True
+            raise Transient(f"{status} {self._said(reply)}")
         elif status in REFUSED:
             entry = refusal(f"the server refused the request ({status})", self._said(reply))
-            self._give_up_if_hopeless(entry)
+            got = f"{entry['refused']}: {entry['detail']}"
+            self._give_up_if_hopeless(got, "mend the model's name, its temperature or --max-tokens")
         elif b"insufficient_quota" in body:  # OpenAI's, with 429
             raise self._end_by(status, reply, MEND[402])
         elif status in TRANSIENT or status >= 500:
-            after = seconds_after(retry_after, time.time())
+            after = seconds_after(headers.get("retry-after"), time.time())
             raise Transient(f"{status} {self._said(reply)}", after, busy=status == 429)
         else:
             how = MEND.get(status, "mend --base-url (redirects are not followed)")
@@ -318,21 +418,20 @@ class Endpoint(contextlib.AbstractContextManager):
         """As `_end`, for a status that no other request will escape; how: to mend it."""
         return self._end(f"the server answered {status} {self._said(reply)} for model {self.model!r}; {how}")
 
-    def _give_up_if_hopeless(self, entry: dict) -> None:
-        """Raises UserError for the refusal that makes HOPELESS of them without an answer."""
+    def _give_up_if_hopeless(self, got: str, how: str) -> None:
+        """Raises UserError for the reply that makes HOPELESS of them without an answer; how: to mend it."""
         with self._lock:
-            self._refused += not self._answered
-            hopeless = not self._answered and self._refused >= HOPELESS
+            self._empty += not self._answered
+            hopeless = not self._answered and self._empty >= HOPELESS
         if hopeless:
-            got = f"{self._refused} requests and no answer; {entry['refused']}: {entry['detail']}"
-            raise self._end(f"{got}; mend the model's name, its temperature or --max-tokens")
+            raise self._end(f"{self._empty} requests and no answer; {got}; {how}")
 
     def _read_choice(self, reply: object, tokens: int) -> tuple[dict, bool]:
         """The entry of a well-formed reply, and whether its tokens are estimated. Raises Transient."""
         try:
             choice = reply["choices"][0]
             message, finish = choice["message"], choice.get("finish_reason")
-            content, refused = message.get("content"), message.get("refusal")
+            content, refused = text_of(message.get("content")), message.get("refusal")
         except (LookupError, TypeError, AttributeError):
             raise Transient(f"a reply without an answer: {self._said(reply)}") from None
         if not isinstance(content, (str, type(None))):
@@ -371,7 +470,54 @@ def answer_of(entry: dict) -> str:
     """An entry's content. Raises Unanswered where it is a refusal."""
     if "refused" in entry:
         raise Unanswered(entry["refused"], entry.get("detail", ""))
-    return entry["content"]
+    return CutOff(entry["content"]) if entry.get("finish_reason") == "length" else entry["content"]
+
+
+def text_of(content: object) -> object:
+    """A message's content; of a list of parts the texts, without thoughts. None where there is no text."""
+    if not isinstance(content, list):
+        return content
+    parts = [
+        part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")
+    ]
+    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    return "".join(texts) if texts else None
+
+
+def no_endpoint(headers: dict, body: bytes) -> str:
+    """What else than a chat endpoint's reply stands here, for a message; "" where it may be one."""
+    kind, start = headers.get("content-type", "").lower(), body[:100].lstrip()
+    if start.startswith(b"{"):
+        return ""
+    if start.startswith(b"<") or "html" in kind:
+        return "a web page"
+    if start.startswith((b"data:", b"event:", b":")) or "event-stream" in kind:
+        return "a stream of events, which was not asked for"
+    return ""
+
+
+def decompressed(body: bytes, headers: dict) -> bytes:
+    """The body of a server that compresses though it was not asked to, up to LARGEST. Raises Transient."""
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("identity", ""):
+        return body
+    if encoding not in ("gzip", "deflate"):
+        raise Transient(f"a reply in the encoding {encoding!r:.40}, which was not asked for")
+    try:
+        text = zlib.decompressobj(47).decompress(body, LARGEST + 1)  # 47: either of the two
+    except zlib.error:
+        raise Transient("a reply whose compression is broken") from None
+    if len(text) > LARGEST:
+        raise Transient(TOO_LARGE)
+    return text
+
+
+def renamed(data: bytes) -> bytes:
+    """The request with max_completion_tokens in place of max_tokens, as newer models want it."""
+    body = json.loads(data)
+    if "max_tokens" in body:
+        body["max_completion_tokens"] = body.pop("max_tokens")
+    return request_bytes(body)[1]
 
 
 def counted(usage: object) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
 """The answers of chat endpoints so far, in a JSON Lines file: what was answered is never asked again.
 
-One line each, `key` being the SHA-256 of the request as it is sent:
+One line each, `key` being the SHA-256 of the request as it is sent first:
 
   {"key": "9f86...", "model": "gpt-4o", "content": "Yes.", "finish_reason": "stop", "prompt_tokens": 9,
    "completion_tokens": 2}      a refusal has content null, its reason under "refused", and "detail"

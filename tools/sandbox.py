@@ -5,9 +5,10 @@
       box.run("print(x)")  # "x": names live on within an episode
 
 An observation is what a notebook shows, as in the code-interleaved data sets: what was printed, then the
-value of a last expression (its repr, unless None); of an exception only the last line of its traceback; for
-nothing "<empty_execution>", their word for it. stderr is not shown. A child that met its wall or CPU limit,
-flooded stdout or ended is replaced before the next block; the observation says that its state was lost.
+value of a last expression (its repr, unless None, or a semicolon stands behind it); of an exception only the
+last line of its traceback; for nothing "<empty_execution>", their word for it. `display` is there. stderr is
+not shown. A child that met its wall or CPU limit, flooded stdout or ended is replaced before the next block;
+the observation says that its state was lost.
 
   the code's              with bubblewrap           unsafe=True, Linux        unsafe=True, macOS (untested)
   network                 none                      no sockets (seccomp)      open
@@ -15,13 +16,25 @@ flooded stdout or ended is replaced before the next block; the observation says 
   files to write          a private /tmp, 64 MiB    whatever the user can     whatever the user can
   other processes         not to be seen            no signals (seccomp)      whatever the user can
   processes and threads   none (rlimit, seccomp)    none (rlimit, seccomp)    threads only (rlimit)
-  memory, CPU, file size  rlimits                   rlimits                   rlimits, but not memory
+  memory                  rlimit, seccomp, /tmp     rlimit, seccomp           not limited
+  CPU, file size          rlimits                   rlimits                   rlimits
   time and output         the parent's limits       the parent's limits       the parent's limits
 
-seccomp: on x86-64 and ARM64. Unsafe stays unsafe: whatever the user may write, /proc included, leads round a
-filter of system calls. There, root becomes the user nobody if that leaves the libraries readable; if not, it
-stays root without capabilities. A child that could start processes all the same is not used. Memory means
-addresses, not pages.
+seccomp, on x86-64 and ARM64, lets a list of system calls go on (sandbox_child.py) and refuses all others. So
+it promises, in both modes:
+
+  - no process and no thread is started
+  - no signal reaches another process: by no kill, and by no file whose owner is set
+  - no limit of another process is changed, none of its memory read or written
+  - no socket, but a stream to itself, which asyncio wants
+  - no memory beyond the limit on addresses: no shared segment, memory file, large pipe or mount
+  - nothing in the kernel outlives the child: no segment, queue or key
+  - the child dies with its parent, and cannot undo that
+
+Unsafe stays unsafe: whatever the user may write, /proc and /dev/shm included, leads round a filter of system
+calls. Root becomes the user nobody if that leaves the libraries readable; if not, it stays root without
+capabilities. A child that could start processes all the same is not used. Memory means addresses, not pages.
+In /tmp, empty files take memory of the kernel beyond the 64 MiB, as many as the CPU limit allows.
 
 The parent parses nothing: the output of a block ends at a random mark. Code that digs the mark out of its own
 process can end its block early and so lie about its own output, no more.
@@ -30,6 +43,7 @@ process can end its block early and so lie about its own output, no more.
 import contextlib
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -48,6 +62,12 @@ GRACE = 1  # seconds a child that closed its stdout may take to end
 FLOOD = 1 << 23  # bytes of stdout, in one block, at which the child is killed
 SCRATCH = 1 << 26  # bytes of the private /tmp
 EMPTY = "<empty_execution>"
+# Root owns the devices and the settings in /proc/sys, in a namespace of users of its own, too, and could take
+# a device's permissions from all. So the child starts as root in ours, to become the user nobody.
+ROOT = (
+    *"--unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try".split(),
+    *"--cap-add CAP_SETUID --cap-add CAP_SETGID --cap-add CAP_CHOWN".split(),
+)
 
 
 class Sandbox:
@@ -196,9 +216,60 @@ class Sandbox:
             for pipe in (process.stdin, process.stdout, process.stderr):
                 pipe.close()
         if self._folder is not None:
-            with contextlib.suppress(RecursionError):  # deeper than Python goes: leave it
-                shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+            folder, self._folder = self._folder, None
+            remove(folder)
+
+
+FENCE = re.compile(r"([ \t]*)(?:`{3,}|~{3,})([^`]*)")
+CODE = ("", "python", "python3", "py", "py3", "ipython", "ipython3")  # what a fence round code is called
+
+
+def code_of(text: str) -> str:
+    """The Python in a text: what its Markdown fences hold, one after the other, or all of it if it has none.
+
+    A fence without an end holds the rest; one of another name, such as `output`, holds no code. In strings of
+    three quotes there are no fences.
+    """
+    lines, blocks, block, indent, quotes = text.split("\n"), [], None, "", 0
+    for number, line in enumerate(lines):
+        fence = FENCE.fullmatch(line.rstrip())
+        if not fence or quotes % 2:
+            quotes += line.count('"""') + line.count("'''")
+            if block is not None:
+                block.append(line.removeprefix(indent))
+                if line.rstrip().endswith("```") and not quotes % 2:  # an end behind code
+                    block[-1], block = block[-1].rstrip().rstrip("`"), None
+            continue
+        name = fence[2].strip(" \t{}.").partition(" ")[0].lower()
+        if block is not None and not name:
+            block = None
+        elif not blocks and not name and not "".join(lines[number + 1 :]).strip():
+            return "\n".join(lines[:number])  # the end of a fence whose beginning is not here
+        else:
+            block, indent, quotes = [], fence[1], 0
+            blocks.append((name, block))
+    code = ["\n".join(block) for name, block in blocks if name in CODE]
+    return "\n".join(code) if code else text
+
+
+def remove(folder: str) -> None:
+    """Remove a folder, however deep it is and whatever permissions it has lost within."""
+    flat = tempfile.mkdtemp()  # inner folders are moved here, so that no path grows long
+    with contextlib.suppress(OSError):  # such as what was made immutable: leave it
+        folders, moved = [folder], 0
+        while folders:
+            path = folders.pop()
+            os.chmod(path, 0o700)
+            for entry in list(os.scandir(path)):
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry, 0o700)
+                    moved += 1
+                    folders.append(f"{flat}/{moved}")
+                    os.rename(entry, folders[-1])
+                else:
+                    os.unlink(entry)
+            os.rmdir(path)
+        os.rmdir(flat)
 
 
 def bubblewrap() -> list[list[str]]:
@@ -208,16 +279,22 @@ def bubblewrap() -> list[list[str]]:
         return []
     base = Path(os.path.realpath(sys.executable)).parent.parent
     system = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/nix/store")
-    shown = [*system, *(f"{base}/{part}" for part in ("bin", "lib", "lib64")), *packages()]
-    binds = [word for path in shown for word in ("--ro-bind-try", path, path)]
-    walls = [program, "--unshare-all", "--die-with-parent", *"--cap-drop ALL --proc /proc --dev /dev".split()]
-    closed = [*binds, *"--remount-ro /dev --remount-ro / --chdir /".split()]
+    python = [*(f"{base}/{part}" for part in ("bin", "lib", "lib64")), *packages()]
+    above = [str(parent) for path in python for parent in reversed(Path(path).parents)]
+    binds = [word for path in (*above, "/dev") for word in ("--dir", path)]  # else only root may pass through
+    binds += [word for path in [*system, *python] for word in ("--ro-bind-try", path, path)]
+    devices = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
+    binds += [word for path in devices for word in ("--dev-bind", path, path)]
+    walls = [program, *"--die-with-parent --proc /proc --cap-drop ALL".split()]
+    ways = [[*walls, "--unshare-all"]]
+    if os.getuid() == 0:  # only root of a container may have to stay root
+        ways.insert(0, [*walls, *ROOT])
+    closed = [*binds, *"--remount-ro /proc --remount-ro / --chdir /".split()]
     # --size is unknown before bubblewrap 0.7 and refused by a setuid one. Then /tmp is read-only, because it
     # could take half of the memory.
-    return [
-        [*walls, "--size", str(SCRATCH), "--tmpfs", "/tmp", *closed],
-        [*walls, "--tmpfs", "/tmp", *closed, "--remount-ro", "/tmp"],
-    ]
+    scratch = ["--size", str(SCRATCH), "--tmpfs", "/tmp", *closed]
+    no_scratch = ["--tmpfs", "/tmp", *closed, "--remount-ro", "/tmp"]
+    return [[*way, *rest] for rest in (scratch, no_scratch) for way in ways]
 
 
 def packages() -> list[str]:
