@@ -456,7 +456,6 @@ CHILD = """
     import sys
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
-from types import SimpleNamespace
     from tools.endpoint import Endpoint
     from tools.journal import Journal
 
