@@ -22,7 +22,6 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from random import Random
@@ -45,10 +44,11 @@ COUNTS = ("reasoner_turns", "next_role", "executor_turns", "exact", "exact_own")
 # ---- what the runs of a study share ----
 
 
-def prepare_tiny(work: Path) -> None:
-    """The files of the tiny study: the bundled ones for training and development, new ones for the test."""
+def prepare(study: str, work: Path) -> None:
+    """The files of a study: the bundled ones for training and development, new ones for the test."""
     work.mkdir(parents=True, exist_ok=True)
-    (work / "train.jsonl").write_bytes((ROOT / "bfcl.jsonl").read_bytes())
+    lines = (ROOT / "bfcl.jsonl").read_bytes().splitlines(keepends=True)
+    (work / "train.jsonl").write_bytes(b"".join(lines[:50] if study == "smoke" else lines))
     (work / "dev-unseen.jsonl").write_bytes((ROOT / "bfcl_heldout.jsonl").read_bytes())
     (work / "dev-seen.jsonl").write_bytes((ROOT / "bfcl_seen.jsonl").read_bytes())
     asked = set()
@@ -251,9 +251,6 @@ def tell(args: Namespace) -> None:
     print(f"{len(done)} runs done, {len(todo)} known to be missing: {hours} with --jobs {args.jobs}")
 
 
-PREPARE: dict[str, Callable[[Path], None]] = {"tiny": prepare_tiny, "smoke": prepare_tiny}
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m evidence.study", description=__doc__)
     add = parser.add_argument
@@ -266,7 +263,7 @@ def main(argv: list[str] | None = None) -> None:
     args.work = args.work.resolve() / args.study
     if args.dry_run:
         return tell(args)
-    PREPARE[args.study](args.work)
+    prepare(args.study, args.work)
     work_off(args)
 
 

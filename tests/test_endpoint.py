@@ -555,12 +555,14 @@ def test_the_rate_limit_spaces_requests_evenly(journal):
     assert all(at >= 0.05 * i for i, at in enumerate(arrivals)) and arrivals[-1] < 2
 
 
-def test_open_connections_are_capped(journal):
-    most = []
+def test_requests_at_once_are_capped(journal):
+    asked, most = [], []
 
     def count(request: dict) -> str:
-        most.append(len(server.open))
+        asked.append(request)
+        most.append(len(asked))
         time.sleep(0.01)
+        asked.pop()
         return "7"
 
     with ChatServer(count) as server:

@@ -88,7 +88,7 @@ def test_a_fault_of_a_run_ends_the_study(monkeypatch, tmp_path):
 
 def test_a_small_study_to_its_end(monkeypatch, tmp_path):
     monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
-    study.main(["smoke", "--work", str(tmp_path / "work"), "--jobs", "1"])
+    study.main(["smoke", "--work", str(tmp_path / "work"), "--jobs", "2"])
     results = study.read_results("smoke")
     assert [found["method"] for found in results.values()] == ["LoRA", "MoR"]
     for found in results.values():
@@ -103,7 +103,7 @@ def test_a_small_study_to_its_end(monkeypatch, tmp_path):
 
 
 def test_the_test_files_share_no_question_with_the_others(tmp_path):
-    study.prepare_tiny(tmp_path)
+    study.prepare("tiny", tmp_path)
     asked = {}
     for file in tmp_path.glob("*.jsonl"):
         records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
@@ -113,5 +113,5 @@ def test_the_test_files_share_no_question_with_the_others(tmp_path):
     others = asked["train"] | asked["dev-unseen"] | asked["dev-seen"]
     assert not others & (asked["test-unseen"] | asked["test-seen"])
     first = (tmp_path / "test-unseen.jsonl").read_bytes()
-    study.prepare_tiny(tmp_path)
+    study.prepare("tiny", tmp_path)
     assert (tmp_path / "test-unseen.jsonl").read_bytes() == first
