@@ -1,6 +1,7 @@
 """Run what a study still lacks: training, evaluation, and a small result file for each run.
 
-    python -m evidence.study tiny                     some hours on two cores; goes on where it was stopped
+    python -m evidence.study tiny                     hours on two cores; goes on where it was stopped
+    python -m evidence.study smollm2 --model DIR --single FILE --irrelevant FILE --bfcl PATH
     python -m evidence.study tiny --dry-run           the runs that are missing, and the time they may take
     python -m evidence.study tiny --only "Table 4"    of one table, or of names and methods with this text
     python -m evidence.report                         docs/evidence.md, from the result files alone
@@ -39,14 +40,38 @@ from tiny import sample, world
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "evidence" / "results"
 POINTS = 40  # of the course of a training
+CATEGORIES = (  # of BFCL: a sample of what calls for Python functions, and of what calls for none
+    *("simple_python", "multiple", "parallel", "parallel_multiple", "live_simple", "live_multiple"),
+    *("irrelevance", "live_irrelevance"),
+)
 COUNTS = ("reasoner_turns", "next_role", "executor_turns", "exact", "exact_own")
 
 # ---- what the runs of a study share ----
 
+TRAINING = {  # flags of train.py that all runs of a study have
+    "tiny": "",
+    "smoke": "--steps 3",
+    "smollm2": "--dtype bfloat16 --tokens-per-batch 2048 --grad-accum 1 --max-length 1024 --warmup 0.05"
+    " --save-every 30 --eval-limit 1",
+}
+EVALUATION = {  # suite of evaluate.py, files of questions, flags
+    "tiny": ("roles", ("unseen", "seen"), ""),
+    "smoke": ("roles", ("unseen", "seen"), "--limit 2"),
+    "smollm2": ("bfcl", ("bfcl",), "--limit 100 --dtype bfloat16 --categories " + " ".join(CATEGORIES)),
+}
 
-def prepare(study: str, work: Path) -> None:
-    """The files of a study: the bundled ones for training and development, new ones for the test."""
-    work.mkdir(parents=True, exist_ok=True)
+
+def prepare(args: Namespace) -> None:
+    """The files of a study, in --work. Raises UserError."""
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.study == "smollm2":
+        prepare_mix(args)
+    else:
+        prepare_tiny(args.study, args.work)
+
+
+def prepare_tiny(study: str, work: Path) -> None:
+    """The bundled files for training and development, new ones for the test."""
     lines = (ROOT / "bfcl.jsonl").read_bytes().splitlines(keepends=True)
     (work / "train.jsonl").write_bytes(b"".join(lines[:50] if study == "smoke" else lines))
     (work / "dev-unseen.jsonl").write_bytes((ROOT / "bfcl_heldout.jsonl").read_bytes())
@@ -61,67 +86,108 @@ def prepare(study: str, work: Path) -> None:
         sample.write(work / f"test-{kind}.jsonl", sample.new_records(chance, functions, count, asked))
 
 
-TRAINING = {"tiny": "", "smoke": "--steps 3"}  # flags of train.py that all runs of a study have
-EVALUATION = {"tiny": "", "smoke": "--limit 2"}  # and of evaluate.py
+def prepare_mix(args: Namespace) -> None:
+    """Of --single and --irrelevant three to one, shuffled; 150 records are for development. Raises UserError.
+
+    Thoughts and summaries that are missing are filled in by rules.
+    """
+    if not (args.model and args.bfcl):
+        raise UserError("smollm2: got no --model or no --bfcl; wanted the model's folder, BFCL's questions")
+    if (args.work / "train.jsonl").exists():
+        return
+    parts = []
+    for name, path, count in (("single", args.single, 4500), ("irrelevant", args.irrelevant, 1500)):
+        if not path:
+            raise UserError(f"smollm2: got no --{name}; wanted a file of trajectories")
+        done = args.work / f"{name}.jsonl"
+        command = [
+            sys.executable,
+            "pipeline.py",
+            "complete",
+            "--rules",
+            str(path.resolve()),
+            "--output",
+            str(done),
+        ]
+        if fault := call(command, args.work / "log.txt", 1):
+            raise UserError(f"{path}: {fault}")
+        lines = done.read_bytes().splitlines(keepends=True)
+        parts += Random(name).sample(lines, min(count, len(lines)))
+    Random("mix").shuffle(parts)
+    (args.work / "dev.jsonl").write_bytes(b"".join(parts[:150]))
+    (args.work / "train.jsonl").write_bytes(b"".join(parts[150:]))
 
 
-def train_command(study: str, one: Run, work: Path) -> list[str]:
+def train_command(one: Run, args: Namespace) -> list[str]:
     """That trains a run, or goes on with it."""
-    output = work / one.name
-    flags = shlex.split(f"{TRAINING[study]} {one.flags} --lr {one.lr:g} --seed {one.seed}")
+    output = args.work / one.name
+    flags = shlex.split(f"{TRAINING[args.study]} {one.flags} --lr {one.lr:g} --seed {one.seed}")
+    files = ["--data", str(args.work / "train.jsonl"), "--output", str(output)]
+    if args.model:
+        files += ["--model", str(args.model), "--eval-data", f"dev:{args.work / 'dev.jsonl'}"]
     resume = ["--resume"] if (output / "training_state.safetensors").exists() else []
-    data = ["--data", str(work / "train.jsonl"), "--output", str(output)]
-    return [sys.executable, "train.py", *data, *flags, *resume]
+    return [sys.executable, "train.py", *files, *flags, *resume]
 
 
-def evaluate_command(study: str, one: Run, work: Path, questions: str) -> list[str]:
-    """That writes the turns of a file of questions."""
-    output = work / one.name
-    model = ["--model", str(output), "--adapter", ""] if "full" in one.flags else ["--adapter", str(output)]
-    files = ["--data", str(work / f"{questions}.jsonl"), "--output", str(output / f"{questions}.jsonl")]
-    return [sys.executable, "evaluate.py", "roles", *files, *model, *EVALUATION[study].split()]
+def evaluate_command(one: Run, args: Namespace, questions: str) -> list[str]:
+    """That answers a file of questions."""
+    output = args.work / one.name
+    suite, _, flags = EVALUATION[args.study]
+    model, adapter = args.model, str(output)
+    if "full" in one.flags:
+        model, adapter = output, ""
+    elif one.method == "base":
+        adapter = ""
+    data = args.bfcl if suite == "bfcl" else args.work / f"{questions}.jsonl"
+    files = ["--data", str(data), "--output", str(output / f"{questions}.jsonl"), "--adapter", adapter]
+    if model:
+        files += ["--model", str(model)]
+    return [sys.executable, "evaluate.py", suite, *files, *flags.split()]
 
 
 # ---- one run ----
 
 
-def perform(study: str, one: Run, work: Path, threads: int) -> dict:
+def perform(one: Run, args: Namespace, threads: int) -> dict:
     """Train and evaluate; the result. A training that diverges is a result as well. Raises UserError."""
-    output, started = work / one.name, time.perf_counter()
+    output, started = args.work / one.name, time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
-    fault = call(train_command(study, one, work), output / "log.txt", threads)
-    trained = time.perf_counter()
-    result = {
-        "study": study,
-        "method": one.method,
-        "flags": one.flags,
-        "lr": one.lr,
-        "seed": one.seed,
-        "tested_on": one.tested_on,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": machine(),
-            "threads": threads,
-        },
-    }
-    if "wanted finite numbers" in fault:
-        return result | {"failed": fault}
-    if fault:
-        raise UserError(f"{one.name}: {fault}; {output / 'log.txt'} has more")
-    files = {}
-    for questions in (f"{one.tested_on}-unseen", f"{one.tested_on}-seen"):
-        if fault := call(evaluate_command(study, one, work, questions), output / "log.txt", threads):
+    result = {"study": args.study, "method": one.method, "flags": one.flags, "lr": one.lr, "seed": one.seed}
+    result |= {"tested_on": one.tested_on, "versions": versions(threads)}
+    if one.method != "base":
+        fault = call(train_command(one, args), output / "log.txt", threads)
+        if "wanted finite numbers" in fault:
+            return result | {"failed": fault}
+        if fault:
             raise UserError(f"{one.name}: {fault}; {output / 'log.txt'} has more")
-        files[questions] = condensed(output / f"{questions}.jsonl")
+        result["trained_parameters"] = trained_parameters(output)
+        result |= course(output / "metrics.jsonl")
+    trained = time.perf_counter()
+    suite, files, _ = EVALUATION[args.study]
+    answers = {}
+    if suite == "roles" or one.tested_on == "test":
+        for name in files:
+            questions = f"{one.tested_on}-{name}" if suite == "roles" else name
+            if fault := call(evaluate_command(one, args, questions), output / "log.txt", threads):
+                raise UserError(f"{one.name}: {fault}; {output / 'log.txt'} has more")
+            condense = condensed if suite == "roles" else verdicts
+            answers[questions] = condense(output / f"{questions}.jsonl")
     done = time.perf_counter()
-    result["trained_parameters"] = trained_parameters(output)
-    result |= course(output / "metrics.jsonl")
     result["seconds"] = {"train": round(trained - started), "evaluate": round(done - trained)}
-    result["files"] = files
-    if one.flags.startswith("--rank") or "router" in one.method:
+    result["files"] = answers
+    if one.method.startswith("MoR") or "router" in one.method:
         result["similarity"] = similarity_of(output)
     return result
+
+
+def versions(threads: int) -> dict:
+    """What else decides a result, in its last digits."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": machine(),
+        "threads": threads,
+    }
 
 
 def call(command: list[str], log: Path, threads: int) -> str:
@@ -155,11 +221,12 @@ def trained_parameters(output: Path) -> int:
 
 def course(metrics: Path) -> dict:
     """The training in POINTS parts, each the mean over its steps; what it took in all."""
-    steps = [json.loads(line) for line in metrics.read_text().splitlines()]
-    steps = [line for line in steps if "loss" in line]
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
     size = max(1, len(steps) // POINTS)
     parts = [steps[i : i + size] for i in range(0, len(steps), size)]
     last = steps[-size:]
+    held_out = [line["eval"]["loss"] for line in lines if "eval" in line]
     loads = {}
     for role in ROLES:
         seen = [line[f"load_{role}"] for line in last if line.get(f"load_{role}")]
@@ -177,6 +244,7 @@ def course(metrics: Path) -> dict:
             },
         },
         "load": loads,
+        **({"dev_loss": held_out[-1]} if held_out else {}),
     }
 
 
@@ -193,6 +261,14 @@ def condensed(path: Path) -> dict:
         "levenshtein": {role: [round(sum(values), 3), len(values)] for role, values in near.items()},
         **{name: [line["counts"].get(name, 0) for line in lines] for name in COUNTS},
     }
+
+
+def verdicts(path: Path) -> dict:
+    """Of a result file of `evaluate.py bfcl`: for each category, which questions are right; None: not run."""
+    found: dict[str, list[bool | None]] = {}
+    for line in map(json.loads, path.read_text("utf-8").splitlines()[1:]):
+        found.setdefault(line["category"], []).append(line["valid"])
+    return found
 
 
 # ---- all runs ----
@@ -229,7 +305,7 @@ def work_off(args: Namespace) -> None:
             bar.total = bar.n + len(begun) + len(todo)
             for one in todo[: args.jobs - len(begun)]:
                 print(f"{one.table}: {one.name}", file=sys.stderr)
-                begun[pool.submit(perform, args.study, one, args.work, threads)] = one
+                begun[pool.submit(perform, one, args, threads)] = one
             if not begun:
                 return
             done, _ = wait(begun, return_when=FIRST_COMPLETED)
@@ -254,16 +330,21 @@ def tell(args: Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m evidence.study", description=__doc__)
     add = parser.add_argument
-    add("study", choices=[*TRAINING], help="tiny: the bundled model; smoke: two runs of three steps")
+    add("study", choices=[*TRAINING], help="smoke: two runs of three steps, to see whether it works")
     add("--only", default="", metavar="TEXT", help="runs whose table, method or name holds it")
     add("--jobs", type=number(int, 1), default=2, metavar="N", help="runs at once; they share the cores")
     add("--work", type=Path, default=ROOT / "runs" / "evidence", metavar="DIR", help="for what passes")
+    add("--model", type=Path, metavar="DIR", help="smollm2: folder of SmolLM2-135M-Instruct")
+    add("--single", type=Path, metavar="FILE", help="smollm2: trajectories with calls, JSON Lines")
+    add("--irrelevant", type=Path, metavar="FILE", help="smollm2: trajectories for which no function fits")
+    add("--bfcl", metavar="PATH", help="smollm2: --data of `evaluate.py bfcl`")
     add("--dry-run", action="store_true", help="say what is missing and run nothing")
     args = parser.parse_args(argv)
     args.work = args.work.resolve() / args.study
+    args.model = args.model and args.model.resolve()
     if args.dry_run:
         return tell(args)
-    prepare(args.study, args.work)
+    prepare(args)
     work_off(args)
 
 

@@ -1,6 +1,7 @@
 """evidence/plan.py and evidence/study.py: which runs there are, what a result holds, a small study whole."""
 
 import json
+from argparse import Namespace
 
 import pytest
 
@@ -79,11 +80,52 @@ def test_missing_runs_by_a_text(monkeypatch, tmp_path):
 
 
 def test_a_fault_of_a_run_ends_the_study(monkeypatch, tmp_path):
+    args = Namespace(study="smoke", work=tmp_path, model=None)
     monkeypatch.setattr(study, "train_command", lambda *args: ["false"])
     with pytest.raises(UserError, match="exit code 1"):
-        study.perform("smoke", next(plan.smoke({})), tmp_path, 1)
+        study.perform(next(plan.smoke({})), args, 1)
     monkeypatch.setattr(study, "call", lambda *args: "error: step 3: loss nan, wanted finite numbers; ...")
-    assert "finite" in study.perform("smoke", next(plan.smoke({})), tmp_path, 1)["failed"]
+    assert "finite" in study.perform(next(plan.smoke({})), args, 1)["failed"]
+
+
+def test_the_commands_of_a_real_model(tmp_path):
+    args = Namespace(study="smollm2", work=tmp_path, model=tmp_path / "base", bfcl="bfcl-eval")
+    base, *sweeps = plan.smollm2({})
+    assert base.method == "base" and {run.tested_on for run in sweeps} == {"dev"} and len(sweeps) == 9
+    of_base = study.evaluate_command(base, args, "bfcl")
+    assert of_base[of_base.index("--adapter") + 1] == ""
+    adapter, full = (next(run for run in sweeps if run.method == name) for name in ("LoRA", "full"))
+    command = study.train_command(adapter, args)
+    assert command[command.index("--model") + 1] == str(args.model) and "--resume" not in command
+    of_adapter, of_full = (study.evaluate_command(run, args, "bfcl") for run in (adapter, full))
+    assert of_adapter[of_adapter.index("--model") + 1] == str(args.model)
+    assert of_adapter[of_adapter.index("--adapter") + 1] == str(tmp_path / adapter.name)
+    assert of_full[of_full.index("--model") + 1] == str(tmp_path / full.name)
+    assert of_full[of_full.index("--adapter") + 1] == ""
+    (tmp_path / adapter.name).mkdir()
+    (tmp_path / adapter.name / "training_state.safetensors").touch()
+    assert study.train_command(adapter, args)[-1] == "--resume"
+
+
+def test_the_mix_has_development_records_apart(tmp_path):
+    lines = (study.ROOT / "bfcl.jsonl").read_bytes().splitlines(keepends=True)
+    for name, chosen in (("single", lines[:200]), ("irrelevant", lines[200:220])):
+        (tmp_path / name).write_bytes(b"".join(chosen))
+    paths = dict(single=tmp_path / "single", irrelevant=tmp_path / "irrelevant", bfcl="b", model=tmp_path)
+    study.prepare(Namespace(study="smollm2", work=tmp_path / "work", **paths))
+    mixed = [(tmp_path / "work" / f"{name}.jsonl").read_bytes().splitlines() for name in ("dev", "train")]
+    assert [len(part) for part in mixed] == [150, 70] and not set(mixed[0]) & set(mixed[1])
+    with pytest.raises(UserError, match="--model"):
+        study.prepare(Namespace(study="smollm2", work=tmp_path / "other", **paths | {"model": None}))
+
+
+def test_verdicts_by_category(tmp_path):
+    lines = [
+        {"suite": "bfcl"},
+        *({"category": c, "valid": v} for c, v in [("a", True), ("b", None), ("a", False)]),
+    ]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert study.verdicts(tmp_path / "r.jsonl") == {"a": [True, False], "b": [None]}
 
 
 def test_a_small_study_to_its_end(monkeypatch, tmp_path):
@@ -103,7 +145,7 @@ def test_a_small_study_to_its_end(monkeypatch, tmp_path):
 
 
 def test_the_test_files_share_no_question_with_the_others(tmp_path):
-    study.prepare("tiny", tmp_path)
+    study.prepare_tiny("tiny", tmp_path)
     asked = {}
     for file in tmp_path.glob("*.jsonl"):
         records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
@@ -113,5 +155,5 @@ def test_the_test_files_share_no_question_with_the_others(tmp_path):
     others = asked["train"] | asked["dev-unseen"] | asked["dev-seen"]
     assert not others & (asked["test-unseen"] | asked["test-seen"])
     first = (tmp_path / "test-unseen.jsonl").read_bytes()
-    study.prepare("tiny", tmp_path)
+    study.prepare_tiny("tiny", tmp_path)
     assert (tmp_path / "test-unseen.jsonl").read_bytes() == first
