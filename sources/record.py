@@ -177,9 +177,10 @@ def dialogue(parts: list[tuple[str, Any]], dropped: Counter) -> tuple[list[dict]
     """("user", text), ("call", calls), ("result", text) and ("answer", text) in turn -> turns, missing paths.
 
     Answers right before a call ("Let me look that up.") are the thought that leads to it, as in ToolBench; no
-    source has others, so every other reasoner turn is missing. A round whose calls got no result, or whose result
-    no answer, ends with a reasoner and a summarizer turn that are missing too. At the end a query without an
-    answer and rounds of mere thanks ("You're welcome!" sums up nothing) are dropped. Raises Refused.
+    source has others, so every other reasoner turn is missing. A round whose calls got no result, or whose
+    result no answer, ends with a reasoner and a summarizer turn that are missing too. At the end a query
+    without an answer and rounds of mere thanks ("You're welcome!" sums up nothing) are dropped. Raises
+    Refused.
     """
     parts = without_idle_end(parts, dropped)
     if not parts:

@@ -88,7 +88,7 @@ DATA = (
 
 # ---- answers ----
 
-FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
+FENCED = re.compile(r"\s*```\w*[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
 
 
 def unfenced(answer: str) -> str:
