@@ -9,7 +9,8 @@ full stop nor words in front or behind hide a question. From LEAK on it is the q
 miss, which is told to the reader. A score is of words: `1 + 2` and `1 - 2` are the same.
 
 A function is one of a test set by its name; or by the last part of its name (`FindRestaurants` of
-`Restaurants_2_FindRestaurants`, `hypot` of `math.hypot`) and half of the parameters of both.
+`Restaurants_2_FindRestaurants`, `hypot` of `math.hypot`) and half of the parameters of both, or all of them
+where the part is one word.
 """
 
 import math
@@ -19,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
-LEAK, NEAR = 0.8, 0.5  # shares of a question's runs of words
+LEAK, NEAR = 0.9, 0.5  # shares of a question's runs of words
 RUN = 3  # words
 SHORTEST = 16  # letters of a question that is worth comparing: `Yes, please.` is everybody's
 ALIKE = 0.5  # share of the parameters of two functions that both have
@@ -136,7 +137,7 @@ class Functions:
             self.under.setdefault(end, []).append((key, parameter_names(tool), end in parts))
 
     def alike(self, tool: dict) -> frozenset[str]:
-        """The keys of functions that have the last part and at least half of the parameters of this one."""
+        """The keys of functions that have the last part and the parameters, or half of them, of this one."""
         if not self.under:
             return frozenset()
         name, parameters = tool["name"], parameter_names(tool)
@@ -144,9 +145,10 @@ class Functions:
             ends, parts = endings(name)
             found = set()
             for end in ends:
+                least = 1 if end == ends[-1] else ALIKE  # one word is little: get, search
                 for key, others, is_part in self.under.get(end, ()):
-                    shared, all_of_both = parameters & others, parameters | others
-                    if (is_part or end in parts) and shared and len(shared) >= ALIKE * len(all_of_both):
+                    shared = len(parameters & others)
+                    if (is_part or end in parts) and 0 < shared >= least * len(parameters | others):
                         found.add(key)
             self.known[name, parameters] = frozenset(found)
         return self.known[name, parameters]
