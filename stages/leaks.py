@@ -60,6 +60,11 @@ def runs_of(text: str) -> set[str]:
     return found
 
 
+def least(count: int) -> int:
+    """How many of a question's runs make a near miss: the share NEAR, and three, as far as there are."""
+    return max(math.ceil(NEAR * count), min(3, count))
+
+
 def is_worth(of_text: list[str]) -> bool:
     """Whether a question is long enough to be somebody's own."""
     return sum(map(len, of_text)) >= SHORTEST
@@ -68,8 +73,8 @@ def is_worth(of_text: list[str]) -> bool:
 class Questions:
     """Questions, found by their runs of words.
 
-    A text that holds the share NEAR of a question's runs holds at least one of any n - NEAR * n + 1 of its
-    runs: so each question stands under that many only, the rarest, and few are compared with a text.
+    A text that holds at least k of a question's n runs holds one of any n - k + 1 of them: so each question
+    stands under that many only, the rarest, and few are compared with a text.
     """
 
     def __init__(self, texts: Iterable[str]):
@@ -83,7 +88,7 @@ class Questions:
         self.under: dict[str, list[int]] = {}
         for i, (_, of_question) in enumerate(self.questions):
             rarest = sorted(of_question, key=lambda run: (counts[run], run))
-            for run in rarest[: len(rarest) - math.ceil(NEAR * len(rarest)) + 1]:
+            for run in rarest[: len(rarest) - least(len(rarest)) + 1]:
                 self.under.setdefault(run, []).append(i)
 
     def nearest(self, text: str) -> tuple[float, str]:
@@ -92,9 +97,9 @@ class Questions:
         best, nearest = 0.0, ""
         for i in sorted({i for run in found for i in self.under.get(run, ())}):
             question, of_question = self.questions[i]
-            share = len(of_question & found) / len(of_question)
-            if share >= NEAR and share > best:
-                best, nearest = share, question
+            shared = len(of_question & found)
+            if shared >= least(len(of_question)) and shared / len(of_question) > best:
+                best, nearest = shared / len(of_question), question
         return best, nearest
 
 
