@@ -47,9 +47,12 @@ def raised(text: str) -> str | None:
 
 
 def unwrapped(function: Any) -> Any:
-    """A tool or a call without OpenAI's wrapper {"type": "function", "function": ...}."""
+    """A tool or a call without OpenAI's wrapper {"type": "function", "function": ...}.
+
+    In it a tool without parameters may leave them out.
+    """
     if isinstance(function, dict) and isinstance(function.get("function"), dict) and "name" not in function:
-        return function["function"]
+        return {"parameters": {}} | function["function"]
     return function
 
 

@@ -101,6 +101,10 @@ def test_apigen_parameters_as_a_schema(parameters, names):
 def test_apigen_in_openais_form():
     plain = converted("apigen", apigen_row([ASK], [sky(type=CITY)]))
     wrapped = {"type": "function", "function": sky(type=CITY) | {"strict": True}}
+    (bare,) = converted("apigen", apigen_row([], [{"type": "function", "function": {"name": "now"}}]))[
+        "tools"
+    ]
+    assert bare["parameters"] == {"type": "object", "properties": {}, "required": []}
     call = {"id": "1", "type": "function", "function": ASK | {"arguments": json.dumps(ASK["arguments"])}}
     assert converted("apigen", apigen_row([call], [wrapped])) == plain
     assert converted("apigen", apigen_row([ASK | {"arguments": '{"type": "Bali"}'}], [wrapped])) == plain
