@@ -122,12 +122,13 @@ def scripts(blocks: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         yield kind, content
 
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*\w*[ \t]*\r?\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^[ \t]*```[ \t]*(?:\w+[ \t]*)?\r?\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def unfenced(code: str) -> str:
     """Code without the Markdown fences round it, whatever language they name, the last one perhaps open."""
-    return "".join(FENCE.findall(code)) if code.lstrip().startswith("```") else code
+    blocks = FENCE.findall(code) if code.lstrip().startswith("```") else []
+    return "".join(blocks) if blocks else code
 
 
 # What str and repr spell differently; unless it is in a list, where both are repr.

@@ -105,6 +105,7 @@ class Questions:
 
 # ---- functions ----
 
+WORDS = 20  # of a name; what stands further in front is left out
 HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 SPACE = re.compile(r".*(?:[^\w\s-]|__|_\d+_)", re.DOTALL)  # up to the last part: math. or Restaurants_2_
 
@@ -116,8 +117,9 @@ def name_words(name: str) -> list[str]:
 
 def endings(name: str) -> tuple[list[str], set[str]]:
     """The ends of a name from each of its words on; those of them that are the name or its last part."""
-    of_name = name_words(name)
-    parts = {"".join(of_name), "".join(name_words(SPACE.sub("", name)))}
+    space = SPACE.match(name)
+    of_name, of_part = name_words(name)[-WORDS:], name_words(name[space.end() :] if space else name)[-WORDS:]
+    parts = {"".join(of_name), "".join(of_part)}
     return ["".join(of_name[start:]) for start in range(len(of_name))], parts
 
 

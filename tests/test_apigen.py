@@ -86,6 +86,7 @@ SCHEMAS = [  # parameters as mirrors have them, and the names that are required
     # flat maps whose parameters are called as JSON Schema's words are
     ({"properties": {"type": "dict", "description": "All."}}, ["properties"]),
     ({"properties": {"type": "str"}, "type": {"type": "str"}}, ["properties", "type"]),
+    ({"properties": {"items": {"type": "str"}}, "type": {"type": "str"}}, ["properties", "type"]),
 ]
 
 

@@ -93,6 +93,14 @@ ALIKE = [
 ]
 
 
+def test_long_names_and_texts_cost_no_square():
+    """Each would take minutes if it did."""
+    for name in ("a" * 300_000, "_1" * 100_000, "a_" * 100_000, "_" + "1" * 300_000):
+        assert KNOWN.alike(tool(name, "x", "y")) == set()
+    for text in ("," * 300_000, "1," * 150_000, "\u200b" * 300_000, "what is the " * 50_000):
+        assert QUESTIONS.nearest(text)[0] == 0.0
+
+
 @pytest.mark.parametrize(("offered", "keys"), ALIKE)
 def test_functions_of_one_last_part_and_parameters(offered, keys):
     assert KNOWN.alike(offered) == keys == KNOWN.alike(offered)

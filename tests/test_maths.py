@@ -183,6 +183,11 @@ def test_fences_round_code_go(code, wanted):
     assert converted("mathcoder", row)["trajectory"][2]["content"] == wanted.strip("\n")
 
 
+def test_an_unclosed_fence_costs_no_square():
+    text = "```" + " " * 300_000 + "x y"
+    assert unfenced(text) == text
+
+
 def test_tracebacks():
     assert plain_traceback("5") == "5" and plain_traceback("a\nb\n") == "a\nb\n"
     assert plain_traceback(TRACEBACK) == "NameError: name 'a' is not defined"

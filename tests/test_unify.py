@@ -220,6 +220,13 @@ def test_evaluation_sets_are_kept_out(tmp_path):
         assert sorted(row["source"]["index"] for row in train) == kept
 
 
+def test_a_full_stop_does_not_move_a_row_without_functions(tmp_path):
+    rows = [maths(i, f"How much is {i // 2} and one" + "." * (i % 2), f"print({i})") for i in range(60)]
+    _, train, held_out, _ = split(tmp_path, rows, share=0.5)
+    sides = [{row["source"]["index"] // 2 for row in found} for found in (train, held_out)]
+    assert all(sides) and not sides[0] & sides[1] and len(train + held_out) == 60
+
+
 def test_hidden_questions_and_near_misses_are_told(tmp_path):
     found = read_evaluation([evaluation_files(tmp_path / "sets")])
     hidden = "Question: what is the hypotenuse, of 3 and 4 -- answer with a number alone"
