@@ -120,7 +120,9 @@ def bare_tool(tool: object) -> object:
         return tool
     if tool.get("type") == "function":
         tool = {key: value for key, value in tool.items() if key != "type"}
-    tool = {key: value for key, value in tool.items() if key != "strict" or type(value) is not bool}
+    tool = {
+        key: value for key, value in tool.items() if key != "strict" or type(value) not in (bool, type(None))
+    }
     return bare_tool(tool["function"]) if [*tool] == ["function"] else tool
 
 

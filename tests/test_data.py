@@ -414,7 +414,7 @@ def test_tools_as_openais_interfaces_wrap_them(tmp_path):
     (tool,) = RECORD["tools"][:1]
     wrapped = {"type": "function", "function": tool}
     forms = [wrapped, wrapped | {"strict": True}, {"type": "function", "function": tool | {"strict": False}}]
-    forms += [{"type": "function", "strict": True} | tool, tool | {"strict": True}]
+    forms += [{"type": "function", "strict": None} | tool, tool | {"strict": True}]
     lines = [json.dumps(RECORD | {"tools": [form, *RECORD["tools"][1:]]}) for form in forms]
     (tmp_path / "wrapped.jsonl").write_text("\n".join(lines))
     assert data.read_records(tmp_path / "wrapped.jsonl") == [RECORD] * len(forms)
