@@ -116,14 +116,17 @@ def bare_tool(tool: object) -> object:
     They write {"type": "function", "function": tool} or, lately, {"type": "function", **tool}, either with
     `strict`, which tells a server how to decode.
     """
-    if not isinstance(tool, dict):
-        return tool
-    if tool.get("type") == "function":
-        tool = {key: value for key, value in tool.items() if key != "type"}
-    tool = {
-        key: value for key, value in tool.items() if key != "strict" or type(value) not in (bool, type(None))
-    }
-    return bare_tool(tool["function"]) if [*tool] == ["function"] else tool
+    for _ in ("the wrapper", "the tool"):
+        if not isinstance(tool, dict):
+            break
+        if tool.get("type") == "function":
+            tool = {key: value for key, value in tool.items() if key != "type"}
+        if type(tool.get("strict")) in (bool, type(None)):
+            tool = {key: value for key, value in tool.items() if key != "strict"}
+        if [*tool] != ["function"]:
+            break
+        tool = tool["function"]
+    return tool
 
 
 def _finished(record: dict) -> bool:

@@ -418,7 +418,8 @@ def test_tools_as_openais_interfaces_wrap_them(tmp_path):
     lines = [json.dumps(RECORD | {"tools": [form, *RECORD["tools"][1:]]}) for form in forms]
     (tmp_path / "wrapped.jsonl").write_text("\n".join(lines))
     assert data.read_records(tmp_path / "wrapped.jsonl") == [RECORD] * len(forms)
-    for fault in ({"type": "tool", "function": tool}, tool | {"strict": "yes"}, {"function": 3}):
+    deep = functools.reduce(lambda inner, _: {"function": inner}, range(900), tool)
+    for fault in (deep, {"type": "tool", "function": tool}, tool | {"strict": "yes"}, {"function": 3}):
         with pytest.raises(UserError, match=r"tools\[0\]"):
             data.read_line(json.dumps(RECORD | {"tools": [fault]}).encode(), "here")
 
