@@ -102,10 +102,31 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 def read_line(line: bytes, where: str) -> dict:
     """Read and check one line. Raises UserError: where, field, got, wanted."""
     record = parse_object(line, where, "one whole JSON object per line, not in a list", JSON)
+    if isinstance(record.get("tools"), list):
+        record["tools"] = [bare_tool(tool) for tool in record["tools"]]
     check_record(record, where)
     if not _finished(record):
         raise UserError(f"{where}: exit_status: got {record['exit_status']!r}, wanted done; remove the line")
     return record
+
+
+def bare_tool(tool: object) -> object:
+    """A tool without what OpenAI's interfaces put round it; for check_record, whatever it is.
+
+    They write {"type": "function", "function": tool} or, lately, {"type": "function", **tool}, either with
+    `strict`, which tells a server how to decode.
+    """
+    for _ in ("the wrapper", "the tool"):
+        if not isinstance(tool, dict):
+            break
+        if tool.get("type") == "function":
+            tool = {key: value for key, value in tool.items() if key != "type"}
+        if type(tool.get("strict")) in (bool, type(None)):
+            tool = {key: value for key, value in tool.items() if key != "strict"}
+        if [*tool] != ["function"]:
+            break
+        tool = tool["function"]
+    return tool
 
 
 def _finished(record: dict) -> bool:

@@ -43,7 +43,9 @@ from tools.sandbox import Sandbox
 
 CONVERTED, COMPLETED, JUDGED = "1-converted.jsonl", "2-completed.jsonl", "3-judged.jsonl"  # in run's folder
 VERIFIED, REVIEW = "4-verified.jsonl", "review.jsonl"
-TEMPORARY = re.compile(r"\.([1-4]-\w+(\.refused)?|review|train|heldout|unify\.refused)\.jsonl\.\d+\.tmp")
+TEMPORARY = re.compile(
+    r"\.([1-4]-\w+(\.refused)?|review|train|heldout|unify\.(refused|near))\.jsonl\.\d+\.tmp"
+)
 
 
 # ---- commands ----
@@ -128,7 +130,7 @@ def review_command(args: argparse.Namespace) -> None:
 
 def unify_command(args: argparse.Namespace) -> None:
     """Files of records -> train.jsonl, heldout.jsonl in DIR."""
-    for name in (TRAIN, HELD_OUT, unify.ASIDE):
+    for name in (TRAIN, HELD_OUT, unify.ASIDE, unify.NEAR):
         apart(args.output / f"{name}.jsonl", args.files)
     tally = unified(args, args.files, unify.read_evaluation(args.evaluation))
     print(table([tally]), end="")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from evaluation.bfcl_functions import FUNCTIONS, WEB, run
-from evaluation.bfcl_questions import EXEC, RELEVANCE, Question, language_of
+from evaluation.bfcl_questions import EXEC, RELEVANCE, Question, language_of, reference_fault
 from evaluation.bfcl_source import parse_call, source_value
 
 # ---- checks ----
@@ -153,7 +153,7 @@ def value_fault(value: Any, schema: dict, options: list, language: str) -> str |
         value = source_value(value, kind, inner, language)
     else:
         return f"got {got}, wanted source text"
-    wanted, element = TYPES[language].get(kind), TYPES[language].get(inner)
+    wanted, element = TYPES[language].get(kind), TYPES[language].get(str(inner))
     fits, variable = type_fits(value, options, wanted, element)
     if not fits:
         return f"got {got}, wanted {kind} of {inner}" if inner else f"got {got}, wanted {kind}"
@@ -251,9 +251,13 @@ def dicts_fit(value: list, option: Any) -> bool:
 
 
 def not_run(question: Question) -> str | None:
-    """Why a question cannot be run here; None for all but REST and those whose answer calls a web service."""
+    """Why a question is not run: REST, an answer that asks a web service or is malformed. Else None."""
+    if question.category in RELEVANCE:
+        return None
     if question.category == "rest":
         names = {"requests.get"}
+    elif fault := reference_fault(question):
+        return f"not run: {question.id}: {fault}"
     elif question.category in EXEC:
         names = {parse_call(expected["call"])[0] for expected in question.answer}
     else:

@@ -31,7 +31,7 @@ class Question:
     messages: {"role", "content"}, roles system, user and assistant. functions: as published, for the check.
     tools: the same in the form of formats/calls.py. answer: per call, in AST sets {function: {parameter:
     [acceptable values]}}, in executable ones {"call": its text, "match": how results are compared}, in the
-    others None.
+    others None. It may be malformed: see reference_fault.
     """
 
     id: str
@@ -51,10 +51,7 @@ MESSAGE = _open(role={"enum": ["system", "user", "assistant"]}, content=TEXT)
 FUNCTION = _open(name=TEXT, parameters=calling.SCHEMA)
 TURNS = LIST | {"items": LIST | {"items": MESSAGE}}
 QUESTION = _open(id=TEXT, question=TURNS, function=LIST | {"items": FUNCTION})
-TABLES = {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": LIST}}
-AST_ANSWER = _open(id=TEXT, ground_truth=LIST | {"items": TABLES})
-MATCHES = LIST | {"items": {"enum": ["exact_match", "real_time_match", "structural_match"]}}
-EXEC_ANSWER = _open(id=TEXT, ground_truth=LIST | {"items": TEXT}, execution_result_type=MATCHES)
+ANSWER = _open(id=TEXT)  # what is wrong with the rest of it concerns its question alone: reference_fault
 
 
 def read_questions(folder: str | Path, category: str) -> list[Question]:
@@ -134,7 +131,7 @@ def _question(row: dict, where: str, category: str) -> Question:
 def _add_answers(questions: list[Question], path: Path, answers: Path) -> None:
     """Give each question the answer of its line: the order of lines is what binds the two files."""
     executable = questions[0].category in EXEC
-    rows = _rows(answers, EXEC_ANSWER if executable else AST_ANSWER)
+    rows = _rows(answers, ANSWER)
     if len(rows) != len(questions):
         raise UserError(
             f"{answers}: got {len(rows)} answers, wanted one per line of {path}: {len(questions)}"
@@ -143,25 +140,61 @@ def _add_answers(questions: list[Question], path: Path, answers: Path) -> None:
     for question, (where, row) in zip(questions, rows, strict=True):
         if row["id"] != question.id and row["id"] in ids:  # some ids are merely spelled in another way
             raise UserError(f"{where}: id: got {row['id']!r}, wanted {question.id!r}, as in {path}")
-        try:
-            question.answer = _exec_answer(row) if executable else _ast_answer(row)
-        except ValueError as error:
-            raise UserError(f"{where}: ground_truth: {error}") from None
+        question.answer = _exec_answer(row) if executable else row.get("ground_truth")
 
 
-def _ast_answer(row: dict) -> list[dict]:
-    if not row["ground_truth"] or any(len(expected) != 1 for expected in row["ground_truth"]):
-        raise ValueError("got a call with no name or two, wanted {name: {parameter: [values]}} per call")
-    return row["ground_truth"]
-
-
-def _exec_answer(row: dict) -> list[dict]:
-    texts, matches = row["ground_truth"], row["execution_result_type"]
-    if not texts or len(matches) < len(texts):  # one published line has a type too many
-        raise ValueError(f"got {len(texts)} calls and {len(matches)} result types, wanted one for each")
-    for text in texts:
-        parse_call(text)
+def _exec_answer(row: dict) -> list[dict] | None:
+    """The calls, each with how its result is compared; None where one has no such word."""
+    texts, matches = row.get("ground_truth"), row.get("execution_result_type")
+    if not isinstance(texts, list) or not isinstance(matches, list) or len(matches) < len(texts):
+        return None  # one published line has a word too many
     return [{"call": text, "match": match} for text, match in zip(texts, matches, strict=False)]
+
+
+# ---- references, which may be malformed: the published grader stops at some, and so did files of 2024 ----
+
+TABLES = {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": LIST}}
+AST_ANSWER = LIST | {"items": TABLES}
+MATCH = {"enum": ["exact_match", "real_time_match", "structural_match"]}
+EXEC_ANSWER = LIST | {"items": calling.object_of({"call": TEXT, "match": MATCH})}
+OBJECTS = ("dict", "HashMap", "Hashtable")  # types whose acceptable values are {key: [acceptable values]}
+
+
+def reference_fault(question: Question) -> str | None:
+    """Why no call can be held against a question's answer, or None."""
+    executable = question.category in EXEC
+    try:
+        calling.check_value(question.answer, EXEC_ANSWER if executable else AST_ANSWER, "ground_truth")
+        if not question.answer:
+            raise ValueError("ground_truth: got no call, wanted one or more")
+        for expected in question.answer:
+            if executable:
+                parse_call(expected["call"])
+            else:
+                _check_table(expected, question.functions)
+    except ValueError as error:
+        return f"malformed reference ({error})"
+    return None
+
+
+def _check_table(expected: dict, functions: list[dict]) -> None:
+    """One expected call; the acceptable values of objects must be in lists as well. Raises ValueError."""
+    if len(expected) != 1:
+        raise ValueError(f"ground_truth: got {len(expected)} names in one call, wanted one")
+    ((name, table),) = expected.items()
+    function = next((function for function in functions if function["name"] == name), {})
+    known = function.get("parameters", {}).get("properties", {})
+    for parameter, options in table.items():
+        schema = known.get(parameter, {})
+        if schema.get("type") not in OBJECTS:
+            options = [item for option in options if isinstance(option, list) for item in option]
+            schema = schema.get("items", {})
+        if schema.get("type") not in OBJECTS:
+            continue
+        for option in options:
+            for key, values in option.items() if isinstance(option, dict) else ():
+                if not isinstance(values, list | str):  # of a text the grader takes the letters
+                    raise ValueError(f"{name}.{parameter}.{key}: got {values!r:.40}, wanted a list")
 
 
 # ---- questions for the agent ----

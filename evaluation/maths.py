@@ -44,26 +44,30 @@ LONGEST = 400  # characters of an answer; a longer one is compared as text, as i
 
 @dataclass
 class Problem:
-    id: str  # the record's `idx`, else its place in the file, from 0
+    id: str  # the record's `idx` or `unique_id`, else its place in the file, from 0
     question: str
     answer: str  # the reference as it is written; `equal` normalises it
     level: str = ""  # MATH: "Level 1" to "Level 5"
-    type: str = ""  # MATH: the subject
+    type: str = ""  # MATH: the subject, MATH-500's `subject`
 
 
 def read_problems(path: str | Path) -> list[Problem]:
-    """Read a JSON Lines file of GSM8K or MATH, as its keys say. Raises UserError: file, line, field."""
+    """Read JSON Lines of GSM8K, MATH or MATH-500, as the keys say. Raises UserError: file, line, field."""
     return [_problem(line, i, f"{path}:{number}") for i, (number, line) in enumerate(numbered_lines(path))]
 
 
 def _problem(line: bytes, index: int, where: str) -> Problem:
-    wanted = "an object with `question` and `answer` (GSM8K) or `problem` and `solution` (MATH)"
+    wanted = "an object with `question` and `answer` (GSM8K) or `problem` and `solution` (MATH, MATH-500)"
     row = parse_object(line, where, wanted, JSON)
-    level = _text(row, "level", where) if "level" in row else ""
-    subject = _text(row, "type", where) if "type" in row else ""
+    level = _level(row, where) if "level" in row else ""
+    key = "subject" if "subject" in row else "type"
+    subject = _text(row, key, where) if key in row else ""
     if "question" in row:
         question, solution = _text(row, "question", where), _text(row, "answer", where)
         field, answer, marked = "answer", _behind_marks(solution), "a last line `#### 72`"
+    elif "problem" in row and "solution" not in row and "answer" in row:
+        question, solution = _text(row, "problem", where), _text(row, "answer", where)
+        field, answer, marked = "answer", solution.strip(), "the answer alone"
     elif "problem" in row:
         question, solution = _text(row, "problem", where), _text(row, "solution", where)
         field, answer, marked = "solution", _last_box(solution), r"\boxed{...} with its braces closed"
@@ -71,7 +75,14 @@ def _problem(line: bytes, index: int, where: str) -> Problem:
         raise UserError(f"{where}: got {row!r:.60}; wanted {wanted}")
     if not answer:
         raise UserError(f"{where}: {field}: got ...{solution[-60:]!r}, wanted {marked}")
-    return Problem(str(row.get("idx", index)), question, answer, level, subject)
+    name = row.get("idx", row.get("unique_id", index))
+    return Problem(str(name), question, answer, level, subject)
+
+
+def _level(row: dict, where: str) -> str:
+    """ "Level 2", which MATH-500 writes as 2."""
+    number = str(row["level"])
+    return f"Level {number}" if number.isdigit() else _text(row, "level", where)
 
 
 def _text(row: dict, field: str, where: str) -> str:

@@ -191,7 +191,7 @@ def rope_settings(fields: "Fields", model_type: str) -> "Fields":
     name = "rope_scaling" if fields.data.get("rope_scaling") else "rope_parameters"
     nested = fields.data.get(name) or {}
     if not isinstance(nested, dict):
-        fields.fail(name, nested, "an object or null")
+        fields.fail(name, json.dumps(nested), "an object or null")
     settings = {
         "rope_theta": fields.data.get("rope_theta"),
         "partial_rotary_factor": fields.data.get("partial_rotary_factor"),

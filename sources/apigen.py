@@ -3,9 +3,12 @@
     {"id", "query", "answers": JSON text of [{"name", "arguments"}], "tools": JSON text of [{"name",
      "description", "parameters": {parameter: {"type", "description", "default"?}}}]}
 
-`parameters` is flat, and a parameter may be called `type`. Types are Python's, "List[int], optional".
+`parameters` is flat, and a parameter may be called `type`. Types are Python's, "List[int], optional". Mirrors
+also keep JSON Schema there, OpenAI's wrapper {"type": "function", "function": ...} round tools and answers,
+and arguments as JSON text; all are read.
 
-Decisions. A parameter is required unless its type says optional; where a call leaves out one that has a
+Decisions. A parameter of a flat map is required unless itself (`required`, `optional`) or its type says
+otherwise; where a call leaves out one that has a
 default, that one was meant optional too. Dropped are defaults of another type than theirs, and the filler ""
 of required ones. A row has no thought, no result, no answer: it becomes user, reasoner, executor, reasoner,
 summarizer; without any call user, reasoner, summarizer.
@@ -14,18 +17,17 @@ summarizer; without any call user, reasoner, summarizer.
 from collections import Counter
 from typing import Any
 
-from sources.record import dialogue, filled, reason, record_of, summarize, tool_of, unlike
+from sources.record import dialogue, filled, reason, record_of, summarize, tool_of, unlike, unwrapped
 from sources.rows import ROW, embedded, field
-from sources.schemas import read_type, schema_of
+from sources.schemas import is_schema, parameters_of, read_type, says_required, schema_of, words_of
 
 
 def apigen(row: dict) -> dict:
     """A row -> its record. Raises Refused."""
     dropped = Counter()
     given = embedded(row.get("tools"), list, "tools", ROW)
-    answers = embedded(row.get("answers"), list, "answers")
-    calls = [{"name": field(c, "name", str), "arguments": field(c, "arguments", dict)} for c in answers]
-    tools = unlike([flat_tool(tool, calls, dropped) for tool in given], dropped)
+    calls = [call(answer) for answer in embedded(row.get("answers"), list, "answers")]
+    tools = unlike([tool(offered, calls, dropped) for offered in given], dropped)
     query = field(row, "query", str)
     if calls:
         turns, missing = dialogue([("user", query), ("call", calls)], dropped)
@@ -39,21 +41,40 @@ def apigen(row: dict) -> dict:
     return record
 
 
-def flat_tool(tool: Any, calls: list[dict], dropped: Counter) -> dict:
-    """{"name", "description", "parameters": flat map} -> a function schema."""
-    name, given = field(tool, "name", str), field(tool, "parameters", dict)
-    properties = {parameter: schema_of(spec, dropped) for parameter, spec in given.items()}
-    required = [p for p, spec in given.items() if not read_type(str(spec.get("type", "any")))[1]]
-    for parameter in required:
-        if properties[parameter].get("default") == "":
-            del properties[parameter]["default"]
+def call(answer: Any) -> dict:
+    """An answer, bare or as OpenAI wraps it; its arguments may be JSON text."""
+    answer = unwrapped(answer)
+    name, arguments = field(answer, "name", str), answer.get("arguments")
+    if isinstance(arguments, str):
+        return {"name": name, "arguments": embedded(arguments, dict, "arguments")}
+    return {"name": name, "arguments": field(answer, "arguments", dict)}
+
+
+def tool(given: Any, calls: list[dict], dropped: Counter) -> dict:
+    """{"name", "description", "parameters": flat map, or a schema} -> a function schema."""
+    given = unwrapped(given)
+    name, parameters = field(given, "name", str), field(given, "parameters", dict)
+    if is_schema(parameters):
+        schema = parameters_of(parameters, dropped, given.get("required"))
+    else:
+        schema = schema_of_flat(parameters, [c["arguments"] for c in calls if c["name"] == name], dropped)
+    for parameter in schema["required"]:
+        if schema["properties"][parameter].get("default") == "":
+            del schema["properties"][parameter]["default"]
             dropped["defaults that are a filler"] += 1
-    used = [call["arguments"] for call in calls if call["name"] == name]
-    left_out = set()
-    for parameter in required:
-        if "default" in given[parameter] and any(parameter not in arguments for arguments in used):
-            left_out.add(parameter)
-    dropped["required parameters with a default that a call leaves out"] += len(left_out)
-    needed = [parameter for parameter in required if parameter not in left_out]
-    schema = {"type": "object", "properties": properties, "required": needed}
-    return tool_of(name, tool.get("description"), schema)
+    return tool_of(name, given.get("description"), schema)
+
+
+def schema_of_flat(given: dict, used: list[dict], dropped: Counter) -> dict:
+    """The schema of a flat map. used: the arguments of the calls of its function."""
+    properties = {parameter: schema_of(spec, dropped) for parameter, spec in given.items()}
+    needed = []
+    for parameter, spec in given.items():
+        required = says_required(spec)
+        if required is None:
+            required = not read_type(words_of(spec.get("type") or "any"))[1]
+        if required and "default" in spec and any(parameter not in arguments for arguments in used):
+            dropped["required parameters with a default that a call leaves out"] += 1
+        elif required:
+            needed.append(parameter)
+    return {"type": "object", "properties": properties, "required": needed}

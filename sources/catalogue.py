@@ -55,7 +55,10 @@ class Source:
         """The row's record, checked. give_ups: "keep" or "refuse", of ToolBench's runs. Raises Refused."""
         if not isinstance(row, dict):
             raise Refused("not the source's shape", type(row).__name__)
-        record = self.rule(row)
+        try:
+            record = self.rule(row)
+        except RecursionError:
+            raise Refused("nested too deeply") from None
         if give_ups == "refuse" and toolbench.gave_up(record):
             raise Refused("gave up")
         record["source"] = {"dataset": self.name, **record["source"]}

@@ -11,8 +11,9 @@ assistant's end with <|endoftext|>. A call is
 with JSON in single quotes, of which the last before the brace closes, or with a bare object.
 
 Decisions. \' in these quotes is no JSON and can only mean an apostrophe, so it is read as one. Words before a
-call, said to the user, are dropped. A turn marker inside a turn is damage (once "AI:" was replaced
-everywhere): refused. So is every other form of a call; rows without functions have nothing to call.
+call, in its turn or one of their own, are the thought that leads to it. A turn marker inside a turn is
+damage (once "AI:" was replaced everywhere): refused. So is every other form of a call; rows without functions
+have nothing to call.
 """
 
 import re
@@ -20,7 +21,7 @@ from collections import Counter
 from typing import Any
 
 from formats.calls import JSON
-from sources.record import dialogue, record_of, said, tool_of, unlike
+from sources.record import dialogue, record_of, said, tool_of, unlike, unwrapped
 from sources.rows import GAP, ROW, Refused, embedded, field
 from sources.schemas import parameters_of
 
@@ -47,23 +48,23 @@ def glaive(row: dict) -> dict:
         elif role == "FUNCTION RESPONSE":
             parts.append(("result", said(text)))
         else:
-            parts.append(call_or_answer(text, dropped))
+            parts += said_by_assistant(text)
     turns, missing = dialogue(parts, dropped)
     return record_of("bfcl", tools, turns, missing, dropped)
 
 
-def call_or_answer(text: str, dropped: Counter) -> tuple[str, Any]:
-    """An assistant's turn as a part. Raises Refused."""
+def said_by_assistant(text: str) -> list[tuple[str, Any]]:
+    """An assistant's turn as parts: an answer, a call, or words and a call. Raises Refused."""
     if not text.rstrip().endswith(END):
         raise Refused("answer without its end mark", text)
     said_to_user = text.rstrip().removesuffix(END)
     prose, call, written = said_to_user.partition(CALL)
     if call:
-        dropped["words before a call"] += bool(prose.strip())
-        return "call", [glaive_call(written)]
+        words = [("answer", prose)] if prose.strip() else []
+        return [*words, ("call", [glaive_call(written)])]
     if OTHER_CALL.search(said_to_user):
         raise Refused("call in another form", said_to_user)
-    return "answer", said_to_user
+    return [("answer", said_to_user)]
 
 
 def glaive_tools(system: str, dropped: Counter) -> list[dict]:
@@ -76,6 +77,7 @@ def glaive_tools(system: str, dropped: Counter) -> list[dict]:
             tool, at = ROW.raw_decode(system, at)
         except (ValueError, RecursionError) as fault:
             raise Refused("tools that cannot be read", str(fault)) from None
+        tool = unwrapped(tool)
         name = field(tool, "name", str)
         parameters = parameters_of(tool.get("parameters") or {}, dropped, tool.get("required"))
         tools.append(tool_of(name, tool.get("description"), parameters))

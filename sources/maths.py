@@ -114,11 +114,21 @@ def scripts(blocks: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """The blocks with code that prints and executions that show what a sandbox shows."""
     for i, (kind, content) in enumerate(blocks):
         if kind == "code":
+            content = unfenced(content)
             shown = blocks[i + 1][1] if i + 1 < len(blocks) else ""
             content = printing(content.replace("\r\n", "\n").replace("\r", "\n").strip("\n"), shown)
         elif kind == "execution":
             content = plain_traceback(content)
         yield kind, content
+
+
+FENCE = re.compile(r"^[ \t]*```[ \t]*(?:\w+[ \t]*)?\r?\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def unfenced(code: str) -> str:
+    """Code without the Markdown fences round it, whatever language they name, the last one perhaps open."""
+    blocks = FENCE.findall(code) if code.lstrip().startswith("```") else []
+    return "".join(blocks) if blocks else code
 
 
 # What str and repr spell differently; unless it is in a list, where both are repr.

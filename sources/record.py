@@ -49,6 +49,16 @@ def raised(text: str) -> str | None:
 # ---- tools, texts, records ----
 
 
+def unwrapped(function: Any) -> Any:
+    """A tool or a call without OpenAI's wrapper {"type": "function", "function": ...}.
+
+    In it a tool without parameters may leave them out.
+    """
+    if isinstance(function, dict) and isinstance(function.get("function"), dict) and "name" not in function:
+        return {"parameters": {}} | function["function"]
+    return function
+
+
 def tool_of(name: Any, description: Any, parameters: dict) -> dict:
     """A function's schema; a description that is no text, or empty, is left out."""
     if isinstance(description, str) and description:
@@ -172,17 +182,22 @@ OUT_OF_ORDER = {"user": "two queries in a row", "result": "result of no call"}
 def dialogue(parts: list[tuple[str, Any]], dropped: Counter) -> tuple[list[dict], list[str]]:
     """("user", text), ("call", calls), ("result", text) and ("answer", text) in turn -> turns, missing paths.
 
-    No source has thoughts: every reasoner turn is missing. A round whose calls got no result, or whose result
-    no answer, ends with a reasoner and a summarizer turn that are missing too. At the end a query without an
-    answer and rounds of mere thanks ("You're welcome!" sums up nothing) are dropped. Raises Refused.
+    Answers right before a call ("Let me look that up.") are the thought that leads to it, as in ToolBench; no
+    source has others, so every other reasoner turn is missing. A round whose calls got no result, or whose
+    result no answer, ends with a reasoner and a summarizer turn that are missing too. At the end a query
+    without an answer and rounds of mere thanks ("You're welcome!" sums up nothing) are dropped. Raises
+    Refused.
     """
     parts = without_idle_end(parts, dropped)
     if not parts:
         raise Refused("no answer")
     turns: list[dict] = []
     missing: list[str] = []
-    last = ""
-    for kind, value in parts:
+    last, thoughts = "", []
+    for i, (kind, value) in enumerate(parts):
+        if kind == "answer" and leads_to_call(parts, i):
+            thoughts.append(said(value))
+            continue
         if last not in AFTER[kind]:
             raise Refused(OUT_OF_ORDER.get(kind, "two answers in a row") if last else "no query", kind)
         if kind == "user":
@@ -190,8 +205,9 @@ def dialogue(parts: list[tuple[str, Any]], dropped: Counter) -> tuple[list[dict]
                 end_round(turns, missing)
             turns.append({"role": "user", "content": filled(value)})
         elif kind == "call":
-            reason(turns, missing, "", "executor")
+            reason(turns, missing, "\n\n".join(filter(None, thoughts)), "executor")
             turns.append({"role": "executor", "calls": value})
+            thoughts = []
         elif kind == "result":
             turns.append({"role": "observation", "content": value})
         else:
@@ -200,6 +216,11 @@ def dialogue(parts: list[tuple[str, Any]], dropped: Counter) -> tuple[list[dict]
     if last in ("call", "result"):
         end_round(turns, missing)
     return turns, missing
+
+
+def leads_to_call(parts: list[tuple[str, Any]], i: int) -> bool:
+    """Whether the answers from part i on are followed by a call."""
+    return next((kind for kind, _ in parts[i:] if kind != "answer"), "") == "call"
 
 
 def without_idle_end(parts: list[tuple[str, Any]], dropped: Counter) -> list[tuple[str, Any]]:

@@ -2,7 +2,8 @@
 
 Paper silent on it. A type that JSON Schema cannot say (Callable, np.ndarray, a date) is left out and its
 words go to the description: without a type no right call is refused, and the model still reads what is
-wanted.
+wanted. What JSON Schema has (anyOf, const, $ref ...) stays; OpenAPI's nullable, argparse's choices and lists
+of items are put into its words; whatever else a parameter says is dropped and counted.
 """
 
 import ast
@@ -24,7 +25,23 @@ TYPES = {  # names in small letters
     **dict.fromkeys(("null", "none"), "null"),
 }
 DEFAULT = re.compile(r"defaults?\b\s*(?:is|to|=|:)?\s*(.+)", re.DOTALL | re.IGNORECASE)
-KEPT = {"format", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "pattern"}
+# What JSON Schema says of a value beside its type, by what stands there.
+PLAIN = {  # a text, a number, a truth
+    *("format", "pattern", "title", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    *("multipleOf", "minLength", "maxLength", "minItems", "maxItems", "uniqueItems", "minContains"),
+    *("maxContains", "minProperties", "maxProperties", "deprecated", "readOnly", "writeOnly"),
+    *("contentEncoding", "contentMediaType", "$ref", "$id", "$schema", "$anchor", "$comment"),
+}
+LISTS = {"examples"}
+ONE_SCHEMA = {
+    *("items", "additionalProperties", "unevaluatedProperties", "unevaluatedItems", "contains"),
+    *("propertyNames", "not", "if", "then", "else"),
+}
+SCHEMAS = {"anyOf", "oneOf", "allOf", "prefixItems"}  # a list of them
+NAMED_SCHEMAS = {"$defs", "definitions", "patternProperties", "dependentSchemas"}  # by name
+READ = {"type", "description", "properties", "required", "optional", "enum", "choices", "default", "nullable"}
+READ |= {"const", "example_value"}  # the latter: of ToolBench, read there
+OF_AN_OBJECT = READ | PLAIN | LISTS | ONE_SCHEMA | SCHEMAS | NAMED_SCHEMAS | {"strict"}
 
 
 def parameters_of(spec: Any, dropped: Counter, outer: Any = None) -> dict:
@@ -34,15 +51,38 @@ def parameters_of(spec: Any, dropped: Counter, outer: Any = None) -> dict:
     """
     if not isinstance(spec, dict) or not isinstance(spec.get("properties", {}), dict):
         raise Refused("parameters that are no object", repr(spec))
-    if spec and "properties" not in spec and set(spec) - {"type", "required", "optional", "description"}:
+    flat = spec and all(isinstance(inner, dict) for inner in spec.values())
+    if "properties" not in spec and (flat or set(spec) - OF_AN_OBJECT):
         raise Refused("parameters without properties", ", ".join(spec))
     given = spec.get("properties", {})
     properties = {name: schema_of(inner, dropped) for name, inner in given.items()}
     listed = spec["required"] if isinstance(spec.get("required"), list) else outer
     required = [name for name in listed or () if isinstance(name, str) and name in properties]
     dropped["required names without a parameter"] += len(listed or ()) - len(required)
-    required += [n for n, inner in given.items() if inner.get("required") is True and n not in required]
-    return {"type": "object", "properties": properties, "required": required}
+    required += [name for name, inner in given.items() if says_required(inner) and name not in required]
+    out = {"type": "object", "properties": properties, "required": required}
+    if isinstance(spec.get("description"), str) and spec["description"]:
+        out["description"] = spec["description"]
+    return out | further(spec, dropped)
+
+
+def is_schema(parameters: dict) -> bool:
+    """Whether this is the schema of an object, and not a flat map {parameter: {"type", ...}}."""
+    properties, kind = parameters.get("properties"), parameters.get("type")
+    if isinstance(properties, dict) and not isinstance(kind, dict):
+        return all(isinstance(inner, dict) for inner in properties.values())
+    return isinstance(kind, str) and TYPES.get(kind.lower()) == "object"
+
+
+def says_required(spec: Any) -> bool | None:
+    """What a parameter itself says: whether it is required, or nothing."""
+    if not isinstance(spec, dict):
+        return None
+    for key, meaning in (("required", True), ("optional", False)):
+        value = str(spec.get(key)).lower()  # a few write "True"
+        if value in ("true", "false"):
+            return (value == "true") is meaning
+    return None
 
 
 def schema_of(spec: Any, dropped: Counter) -> dict:
@@ -58,20 +98,53 @@ def schema_of(spec: Any, dropped: Counter) -> dict:
     if text:
         out["description"] = text
     if isinstance(spec.get("properties"), dict):
-        out |= parameters_of(spec, dropped)
-    elif isinstance(spec.get("additionalProperties"), bool):
-        out["additionalProperties"] = spec["additionalProperties"]
-    if isinstance(spec.get("items"), dict):
-        out["items"] = schema_of(spec["items"], dropped)
-    for key, value in spec.items():
-        if key in KEPT and isinstance(value, str | int | float):
-            out[key] = value
-    add_enum(out, spec.get("enum"), dropped)
+        out = parameters_of(spec, dropped) | ({"description": text} if text else {})
+    else:
+        out |= further(spec, dropped)
+    if spec.get("nullable") is True and "type" in out and not fits(None, {"type": out["type"]}):
+        out["type"] = [*([out["type"]] if isinstance(out["type"], str) else out["type"]), "null"]
+    add_enum(out, spec.get("enum") or spec.get("choices"), dropped)
+    if "const" in spec and fits(spec["const"], out):
+        out["const"] = spec["const"]
+    elif "const" in spec:
+        dropped["constants that do not fit their type"] += 1
     if "default" in spec:
         add_default(out, spec["default"], dropped)
     elif default is not None:
         add_default(out, default, dropped)
     return out
+
+
+def further(spec: dict, dropped: Counter) -> dict:
+    """What a schema says beside type, properties and values; counted is what JSON Schema does not have."""
+    out = {}
+    for key, value in spec.items():
+        if key == "items" and isinstance(value, list):  # until 2019 the word for prefixItems
+            out["prefixItems"] = [inner_schema(inner, dropped) for inner in value]
+        elif key == "items" and value is False:  # a tuple has no more; a record's items are an object
+            out["maxItems"] = len(spec.get("prefixItems") or ())
+        elif key == "additionalProperties" and isinstance(value, bool):
+            out[key] = value
+        elif key in PLAIN and isinstance(value, str | int | float):
+            out[key] = value
+        elif key in LISTS and isinstance(value, list):
+            out[key] = value
+        elif key in ONE_SCHEMA and isinstance(value, dict | bool):
+            out[key] = inner_schema(value, dropped)
+        elif key in SCHEMAS and isinstance(value, list):
+            out[key] = [inner_schema(inner, dropped) for inner in value]
+        elif key in NAMED_SCHEMAS and isinstance(value, dict):
+            out[key] = {name: inner_schema(inner, dropped) for name, inner in value.items()}
+        elif key not in READ:
+            dropped["words that JSON Schema does not have"] += 1
+    return out
+
+
+def inner_schema(spec: Any, dropped: Counter) -> dict:
+    """`schema_of`, also of JSON Schema's shortest: true for anything, false for nothing."""
+    if isinstance(spec, bool):
+        return {} if spec else {"not": {}}
+    return schema_of(spec, dropped)
 
 
 def words_of(given: Any) -> str:
@@ -90,20 +163,21 @@ def add_enum(schema: dict, enum: Any, dropped: Counter) -> None:
 
 
 def add_default(schema: dict, default: Any, dropped: Counter) -> None:
-    """Add a default that fits the type."""
-    if default is not None and fits(default, schema):
+    """Add a default that fits the type; null where it does not fit says that there is none."""
+    if fits(default, schema):
         schema["default"] = default
-    else:
+    elif default is not None:
         dropped["defaults that do not fit their type"] += 1
 
 
 def fits(value: Any, schema: dict) -> bool:
-    """Whether a value is one of a schema's."""
+    """Whether a value is one of a schema's, as far as check_value reads it and to one of anyOf's."""
     try:
         check_value(value, schema)
     except ValueError:
         return False
-    return True
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    return not choices or any(fits(value, choice) for choice in choices)
 
 
 @lru_cache(maxsize=4096)

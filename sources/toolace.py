@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from sources.record import dialogue, record_of, tool_of, unlike
+from sources.record import dialogue, record_of, tool_of, unlike, unwrapped
 from sources.rows import GAP, ROW, Refused, embedded, field, literal
 from sources.schemas import parameters_of
 
@@ -70,6 +70,7 @@ def ace_list(text: str) -> list:
 
 def ace_tool(tool: Any, dropped: Counter) -> dict:
     """A listed function -> its schema."""
+    tool = unwrapped(tool)
     parameters = parameters_of(field(tool, "parameters", dict), dropped, tool.get("required"))
     return tool_of(field(tool, "name", str), tool.get("description"), parameters)
 

@@ -34,7 +34,7 @@ from typing import Any
 
 from cli import UserError
 from formats.calls import JSON
-from sources.record import outside, reason, record_of, said, summarize, tool_of, unlike
+from sources.record import outside, reason, record_of, said, summarize, tool_of, unlike, unwrapped
 from sources.rows import Refused, field, literal, read_rows
 from sources.schemas import fits, parameters_of
 
@@ -157,7 +157,7 @@ def function_tools(functions: list, dropped: Counter) -> list[dict]:
     "example_value"}}, "required", "optional"}}; examples that fit their type go to JSON Schema's `examples`.
     """
     tools = []
-    for function in functions:
+    for function in map(unwrapped, functions):
         name = field(function, "name", str)
         if name == FINISH:
             continue

@@ -46,13 +46,15 @@ def read_references(paths: list[Path]) -> dict[str, str]:
 
 
 def question_and_answer(row: dict) -> tuple[str, str] | None:
-    """What a row of GSM8K (behind the marks ####) or MATH (in its last box) asks and answers."""
+    """What a row of GSM8K (behind the marks ####), MATH (in its last box) or MATH-500 asks and answers."""
     question, answer = row.get("question"), row.get("answer")
     if isinstance(question, str) and isinstance(answer, str) and "####" in answer:
         return question, answer.rpartition("####")[2].strip()
     problem, solution = row.get("problem"), row.get("solution")
     if isinstance(problem, str) and isinstance(solution, str) and (found := last_box(solution)):
         return problem, found
+    if isinstance(problem, str) and isinstance(answer, str) and answer.strip():  # MATH-500
+        return problem, answer.strip()
     return None
 
 

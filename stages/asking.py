@@ -90,7 +90,7 @@ DATA = (
 
 # ---- answers ----
 
-FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
+FENCED = re.compile(r"\s*```\w*[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
 OPENING = re.compile(r"^[ \t]*[\[{]", re.MULTILINE)
 
 

@@ -7,12 +7,16 @@ nothing of repetitions, of test questions among the data, or of held-out rows: w
 
 Every row ends in train.jsonl, in heldout.jsonl, or in unify.refused.jsonl under the first of these reasons:
 
-    query of an evaluation set      a user turn is a question of BFCL, GSM8K, MATH or StableToolBench
+    query of an evaluation set      a user turn holds a question of BFCL, GSM8K, MATH or StableToolBench
     function of an evaluation set   it offers or calls one of BFCL's executable sets (--evaluation-names)
     between train and held-out      it calls held-out functions and others, or speaks of one
     same as another row             tools and trajectory are equal
-    same query and calls            of one question the same calls (or code) were made before
+    same query and calls            all up to the last call (or code), but thoughts, was there before; without
+                                    a call the queries and the functions on offer
     not in the sample               as many rows for train.jsonl as --sample says are taken already
+
+leaks.py says what counts as a test question or a test set's function. Near misses among the rows that stay
+are listed, with their score, in unify.near.jsonl.
 
 Held out are functions, not rows: a hash of the seed and the name picks them, those of one ToolBench tool all
 together, and no row of train.jsonl offers or calls one. A row whose calls all go to held-out functions is
@@ -41,19 +45,20 @@ from tqdm import tqdm
 from cli import UserError, write_whole
 from data import read_line
 from sources.rows import read_rows
+from stages.leaks import LEAK, Functions, Questions, is_worth, words
 from stages.process import HELD_OUT, TRAIN, Tally
 
-ASIDE = "unify.refused"  # as TRAIN and HELD_OUT, the name of a file
+ASIDE, NEAR = "unify.refused", "unify.near"  # as TRAIN and HELD_OUT, names of files
 NAMES = ("executable", "all", "none")  # of BFCL's functions, those whose names set a row aside
-SHORTEST = 16  # letters of a query that is worth comparing: `Yes, please.` is everybody's
 
 
 # ---- what makes rows equal or alike ----
 
 
 def plain(text: str) -> str:
-    """A query for comparison: without case, white space, quotes and Unicode's variants of one character."""
-    return re.sub(r"[\s\"'`‘’“”]+", "", unicodedata.normalize("NFKC", text).casefold())
+    """A query for comparison: without case, white space, quotes, Unicode's variants and what nobody sees."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return re.sub(r"[\s\"'`‘’“”\u00ad\u200b-\u200f\u2060\ufeff]+", "", text)
 
 
 @lru_cache(1 << 16)
@@ -69,8 +74,27 @@ def digest(*parts: object) -> bytes:
 
 
 def queries_of(record: dict) -> list[str]:
-    """The user turns of a record, in the form for comparison."""
-    return [plain(turn["content"]) for turn in record["trajectory"] if turn["role"] == "user"]
+    """The user turns of a record."""
+    return [turn["content"] for turn in record["trajectory"] if turn["role"] == "user"]
+
+
+def course_of(record: dict) -> list[Any]:
+    """What a record asks, sees and does up to its last call or code, and the queries behind it.
+
+    Thoughts are left out; where nothing is done the functions on offer stand in place of it, as they decide.
+    """
+    turns = record["trajectory"]
+    last = max((i for i, turn in enumerate(turns) if turn["role"] == "executor"), default=None)
+    if last is None:
+        offered = sorted(digest(tool) for tool in record.get("tools", ()))
+        return [*map(plain, queries_of(record)), *(found.hex() for found in offered)]
+    course = []
+    for i, turn in enumerate(turns):
+        if turn["role"] == "user":
+            course.append(plain(turn["content"]))
+        elif i <= last and turn["role"] != "reasoner":
+            course.append([turn["role"], turn.get("calls", turn.get("content"))])
+    return course
 
 
 def function_keys(record: dict) -> tuple[set[str], set[str]]:
@@ -90,11 +114,12 @@ def dataset_of(record: dict, default: str) -> str:
 
 
 class Evaluation(NamedTuple):
-    """Queries and function names of test sets, each in the form for comparison."""
+    """Queries of test sets, and function names in the form for comparison."""
 
     queries: set[str]
     executable: set[str]  # names of BFCL's executable sets
     other: set[str]  # names of its other sets
+    functions: Functions = Functions()  # of all of them, to be found by the last part and the parameters
 
 
 def read_evaluation(paths: list[Path]) -> Evaluation:
@@ -103,7 +128,7 @@ def read_evaluation(paths: list[Path]) -> Evaluation:
     Raises UserError for a file that cannot be read, and where a path holds no question at all: a check
     against nothing would look like a clean result.
     """
-    found = Evaluation(set(), set(), set())
+    found = Evaluation(set(), set(), set(), Functions())
     for path in paths:
         questions = 0
         for file in files_in(path):
@@ -126,15 +151,18 @@ def files_in(path: Path) -> list[Path]:
 
 def add_question(found: Evaluation, row: dict, file: str) -> bool:
     """Add what a row asks; False if it is no question (answers and schemas lie beside them)."""
-    queries = {plain(text) for text in questions_of(row) if isinstance(text, str)}
-    found.queries.update(query for query in queries if len(query) >= SHORTEST)
-    if isinstance(row.get("question"), list) and isinstance(row.get("function"), list):  # BFCL
-        functions = [function for function in row["function"] if isinstance(function, dict)]
-        names = {function_key(str(function.get("name"))) for function in functions}
-        if re.search(r"exec|rest\b", file):
-            found.executable.update(names)
-        else:
-            found.other.update(names)
+    queries = {text for text in questions_of(row) if isinstance(text, str)}
+    found.queries.update(query for query in queries if is_worth(words(query)))
+    functions = row.get("function")
+    if isinstance(functions, dict):  # BFCL's first version
+        functions = [functions]
+    if "question" in row and isinstance(functions, list):  # BFCL
+        names = found.executable if re.search(r"exec|rest\b", file) else found.other
+        for function in functions:
+            if isinstance(function, dict):
+                key = function_key(str(function.get("name")))
+                names.add(key)
+                found.functions.add(key, function)
     return bool(queries)
 
 
@@ -145,9 +173,9 @@ def questions_of(row: dict) -> list[Any]:
         turns = [turn for turn in question if isinstance(turn, list)]
         messages = [message for turn in turns for message in turn if isinstance(message, dict)]
         return [message.get("content") for message in messages if message.get("role") == "user"]
-    if isinstance(question, str) and "answer" in row:  # GSM8K
+    if isinstance(question, str) and ("answer" in row or "function" in row):  # GSM8K, BFCL's first version
         return [question]
-    if "problem" in row and "solution" in row:  # MATH
+    if "problem" in row and ("solution" in row or "answer" in row):  # MATH, MATH-500
         return [row["problem"]]
     if "api_list" in row:  # StableToolBench: each query has its list of APIs
         return [row.get("query")]
@@ -161,6 +189,7 @@ class Rules(NamedTuple):
     """What decides where a row goes."""
 
     evaluation: Evaluation
+    questions: Questions  # those of the evaluation
     seed: int
     share: float  # of function names, and of rows without functions, that are held out
     names: str  # one of NAMES
@@ -185,15 +214,18 @@ def held_out(names: set[str], seed: int, share: float) -> set[str]:
     return {name for name in names if is_held_out(name, seed, share)}
 
 
-def place(record: dict, rules: Rules) -> str:
-    """TRAIN, HELD_OUT, or the reason why the row is neither's. See the rules at the top of this file."""
+def place(record: dict, rules: Rules, score: float, tested: set[str]) -> str:
+    """TRAIN, HELD_OUT, or the reason why the row is neither's. See the rules at the top of this file.
+
+    score: how near it is to a test question. tested: its functions, and those of test sets that they are.
+    """
     offered, called = function_keys(record)
-    if not rules.evaluation.queries.isdisjoint(queries_of(record)):
+    if score >= LEAK:
         return "query of an evaluation set"
-    if not forbidden(rules).isdisjoint(offered | called):
+    if not forbidden(rules).isdisjoint(tested):
         return "function of an evaluation set"
     if not offered and not called:
-        query = queries_of(record)[0]
+        query = " ".join(words(queries_of(record)[0]))  # so that a full stop does not change the side
         return HELD_OUT if share_of(rules.seed, query) < rules.share else TRAIN
     held = held_out(offered | called, rules.seed, rules.share)
     deciding = called or offered
@@ -202,6 +234,16 @@ def place(record: dict, rules: Rules) -> str:
     if called & held or speaks_of(record, held):
         return "between train and held-out"
     return TRAIN
+
+
+def nearest_question(record: dict, questions: Questions) -> tuple[float, str]:
+    """How near the queries of a record come to a test question, and to which."""
+    best = (0.0, "")
+    for query in queries_of(record):
+        found = questions.nearest(query)
+        if found[0] > best[0]:
+            best = found
+    return best
 
 
 def forbidden(rules: Rules) -> set[str]:
@@ -236,9 +278,10 @@ class Entry(NamedTuple):
     dataset: str
     verdict: str
     same: bytes  # digest of all but the source
-    alike: bytes  # digest of queries and calls
+    alike: bytes  # digest of what it asks, sees and does up to the last call
     named: bool  # offers or calls a function that has the name of one of BFCL's
     held: bool  # offers or calls a held-out function
+    near: tuple[float, str]  # share of a test question that it asks, and the question
 
 
 def read_entries(paths: list[Path], rules: Rules, hide: bool | None) -> Iterator[Entry]:
@@ -259,20 +302,21 @@ def read_entries(paths: list[Path], rules: Rules, hide: bool | None) -> Iterator
 
 def entry_of(record: dict, rules: Rules, order: bytes, file: int, start: int, dataset: str) -> Entry:
     """What is kept in memory of a row."""
-    executors = [turn for turn in record["trajectory"] if turn["role"] == "executor"]
-    actions = [turn.get("calls", turn.get("content")) for turn in executors]
     offered, called = function_keys(record)
     functions, known = offered | called, rules.evaluation
+    tested = functions.union(*map(known.functions.alike, record.get("tools", ())))
+    near = nearest_question(record, rules.questions)
     return Entry(
         order=order,
         file=file,
         start=start,
         dataset=dataset,
-        verdict=place(record, rules),
+        verdict=place(record, rules, near[0], tested),
         same=digest({key: value for key, value in record.items() if key != "source"}),
-        alike=digest(queries_of(record), actions),
-        named=not (known.executable.isdisjoint(functions) and known.other.isdisjoint(functions)),
+        alike=digest(course_of(record)),
+        named=not (known.executable.isdisjoint(tested) and known.other.isdisjoint(tested)),
         held=bool(held_out(functions, rules.seed, rules.share)),
+        near=near,
     )
 
 
@@ -299,13 +343,13 @@ def unify(
     per_source: bool = False,
     hide: bool | None = None,
 ) -> Tally:
-    """Write train.jsonl, heldout.jsonl and unify.refused.jsonl; count what became of the rows.
+    """Write train.jsonl, heldout.jsonl, unify.refused.jsonl, unify.near.jsonl; count what became of the rows.
 
     share, within [0, 1], is of function names, and of rows without functions. sample: the most rows of
     train.jsonl, or per_source of each data set; 0: all. What is counted is "rows in", TRAIN, HELD_OUT,
     "refused: REASON", and "kept: ..." for remarks on the other rows. Raises UserError.
     """
-    rules = Rules(evaluation, seed, share, names, sample, per_source)
+    rules = Rules(evaluation, Questions(evaluation.queries), seed, share, names, sample, per_source)
     entries = sorted(read_entries(paths, rules, hide))
     if not entries:
         raise UserError(f"{paths[0]}: is empty; wanted records, one JSON object per line")
@@ -317,6 +361,8 @@ def unify(
         verdict = sampled(verdict_of(entry, seen), entry, taken, rules)
         rows[verdict if verdict in rows else ASIDE].append((entry, verdict))
         tally.counts.update((entry.dataset, what) for what in remarks(entry, verdict))
+    near = [row for kept in (rows[TRAIN], rows[HELD_OUT]) for row in kept if row[0].near[0]]
+    rows[NEAR] = [(entry, NEAR) for entry, _ in sorted(near, key=lambda row: (-row[0].near[0], row[0]))]
     for target, chosen in rows.items():
         copy_lines(folder / f"{target}.jsonl", paths, chosen, rules, hide)
     return tally
@@ -351,6 +397,8 @@ def remarks(entry: Entry, verdict: str) -> Iterator[str]:
         yield f"refused: {verdict}"
         return
     yield verdict
+    if entry.near[0]:
+        yield "kept: rows near a question of an evaluation set"
     if entry.named:
         yield "kept: rows with a function named as one of BFCL's"
     if entry.held and verdict == TRAIN:
@@ -374,12 +422,17 @@ def copy_lines(
 
 
 def line_for(line: bytes, entry: Entry, verdict: str, rules: Rules) -> bytes:
-    """The line as it stands in the output: trimmed for train.jsonl; of a row set aside, reason and source."""
+    """The line as it stands in the output: trimmed for train.jsonl; of others what is to be told of them."""
     if verdict == TRAIN and entry.held:
-        return encoded(without_held_out(json.loads(line), rules))
+        return encoded(without_held_out(read_line(line, "a line of the input"), rules))
     if verdict in (TRAIN, HELD_OUT):
         return line
-    return encoded({"stage": "unify", "reason": verdict, "source": json.loads(line).get("source")})
+    record, (score, question) = read_line(line, "a line of the input"), entry.near
+    told = {"score": round(score, 3), "question": question}
+    if verdict == NEAR:
+        return encoded(told | {"queries": queries_of(record), "source": record.get("source")})
+    told = told if score else {}
+    return encoded({"stage": "unify", "reason": verdict} | told | {"source": record.get("source")})
 
 
 def encoded(value: dict) -> bytes:

@@ -69,6 +69,8 @@ def files(folder):
 def test_references_of_published_files(tmp_path):
     paths = files(tmp_path)
     assert read_references([*paths, *paths]) == {"howmany?": "5", "which?": r"\frac{1}{2}"}
+    (tmp_path / "500.jsonl").write_text('{"problem": "Which?", "answer": "5", "unique_id": "test/1.json"}\n')
+    assert read_references([tmp_path / "500.jsonl"]) == {"which?": "5"}
     assert read_references([]) == {}
     (tmp_path / "other.jsonl").write_text('{"question": "How many?", "answer": "5"}\n')
     with pytest.raises(UserError, match="other.jsonl: holds no question with its answer"):

@@ -67,6 +67,50 @@ def test_apigen_a_call_of_another_function_leaves_nothing_out():
         assert record["tools"][0]["parameters"]["required"] == wanted
 
 
+def test_apigen_a_parameter_says_itself_whether_it_is_required():
+    said = {"type": "str", "required": False}
+    assert required([ASK], type=CITY, unit=said) == ["type"]
+    assert required([ASK], type=CITY, unit=said | {"required": "false"}) == ["type"]
+    assert required([ASK], type=CITY, unit={"type": "str", "optional": True}) == ["type"]
+    assert required([ASK], type=CITY, unit={"type": "str, optional", "required": True}) == ["type", "unit"]
+
+
+OBJECT = {"properties": {"type": {"type": "string"}, "unit": {"type": "str", "required": True}}}
+SCHEMAS = [  # parameters as mirrors have them, and the names that are required
+    (OBJECT, ["unit"]),
+    (OBJECT | {"type": "object", "required": ["type"]}, ["type", "unit"]),
+    (OBJECT | {"type": "dict"}, ["unit"]),
+    ({"type": "object"}, []),
+    ({"properties": {}}, []),
+    ({"type": "object", "additionalProperties": False}, []),
+    # flat maps whose parameters are called as JSON Schema's words are
+    ({"properties": {"type": "dict", "description": "All."}}, ["properties"]),
+    ({"properties": {"type": "str"}, "type": {"type": "str"}}, ["properties", "type"]),
+    ({"properties": {"items": {"type": "str"}}, "type": {"type": "str"}}, ["properties", "type"]),
+]
+
+
+@pytest.mark.parametrize(("parameters", "names"), SCHEMAS)
+def test_apigen_parameters_as_a_schema(parameters, names):
+    (tool,) = converted("apigen", apigen_row([], [sky(**parameters)]))["tools"]
+    assert tool["parameters"]["required"] == names
+    properties = parameters.get("properties", {})
+    flat = names[:1] == ["properties"]
+    assert [*tool["parameters"]["properties"]] == [*(parameters if flat else properties)]
+
+
+def test_apigen_in_openais_form():
+    plain = converted("apigen", apigen_row([ASK], [sky(type=CITY)]))
+    wrapped = {"type": "function", "function": sky(type=CITY) | {"strict": True}}
+    (bare,) = converted("apigen", apigen_row([], [{"type": "function", "function": {"name": "now"}}]))[
+        "tools"
+    ]
+    assert bare["parameters"] == {"type": "object", "properties": {}, "required": []}
+    call = {"id": "1", "type": "function", "function": ASK | {"arguments": json.dumps(ASK["arguments"])}}
+    assert converted("apigen", apigen_row([call], [wrapped])) == plain
+    assert converted("apigen", apigen_row([ASK | {"arguments": '{"type": "Bali"}'}], [wrapped])) == plain
+
+
 def test_apigen_filler_default_of_a_required_parameter_goes():
     city, unit = {"type": "str", "default": ""}, {"type": "str, optional", "default": ""}
     record = converted("apigen", apigen_row([ASK], [sky(type=city, unit=unit)]))
@@ -101,7 +145,10 @@ APIGEN_REFUSALS = [
     ("tools of another type", apigen_row([], [sky()], tools=None)),
     ("not a valid record", apigen_row([ASK | {"name": "two\nlines"}], [sky()])),
     ("tool parameter that is no object", apigen_row([ASK], [sky(type="str")])),
-    ("not the source's shape", apigen_row([ASK | {"arguments": "{}"}], [sky()])),
+    ("arguments that cannot be read", apigen_row([ASK | {"arguments": "{"}], [sky()])),
+    ("arguments of another type", apigen_row([ASK | {"arguments": "[]"}], [sky()])),
+    ("not the source's shape", apigen_row([ASK | {"arguments": None}], [sky()])),
+    ("parameters without properties", apigen_row([ASK], [sky(type="object", city={"type": "str"})])),
     ("not the source's shape", apigen_row([ASK], [{"name": "sky"}])),
     ("not the source's shape", apigen_row([ASK], [sky()], query=None)),
     ("not the source's shape", [1]),

@@ -25,6 +25,16 @@ SHARED = Path(__file__).parents[2] / "shared/data"
 TINY = Path(__file__).parents[1] / "tiny"
 
 
+def test_a_row_nested_too_deeply_is_refused():
+    schema = {"type": "object", "properties": {}}
+    for _ in range(400):
+        schema = {"type": "object", "properties": {"a": schema}, "required": []}
+    with pytest.raises(Refused, match="nested too deeply|not a valid record"):
+        SOURCES["apigen"].convert(
+            {"query": "Go", "answers": [ASK], "tools": [sky() | {"parameters": schema}]}
+        )
+
+
 def test_file_of_another_form_is_told(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([chat("u Go", "a No.")]))
     assert len(list(SOURCES["glaive"].read(tmp_path / "rows.json"))) == 1

@@ -410,6 +410,20 @@ def test_bad_lines(content, wanted, tmp_path):
     assert where in (str(path), f"{path}:1") and wanted in message and len(message) < 200
 
 
+def test_tools_as_openais_interfaces_wrap_them(tmp_path):
+    (tool,) = RECORD["tools"][:1]
+    wrapped = {"type": "function", "function": tool}
+    forms = [wrapped, wrapped | {"strict": True}, {"type": "function", "function": tool | {"strict": False}}]
+    forms += [{"type": "function", "strict": None} | tool, tool | {"strict": True}]
+    lines = [json.dumps(RECORD | {"tools": [form, *RECORD["tools"][1:]]}) for form in forms]
+    (tmp_path / "wrapped.jsonl").write_text("\n".join(lines))
+    assert data.read_records(tmp_path / "wrapped.jsonl") == [RECORD] * len(forms)
+    deep = functools.reduce(lambda inner, _: {"function": inner}, range(900), tool)
+    for fault in (deep, {"type": "tool", "function": tool}, tool | {"strict": "yes"}, {"function": 3}):
+        with pytest.raises(UserError, match=r"tools\[0\]"):
+            data.read_line(json.dumps(RECORD | {"tools": [fault]}).encode(), "here")
+
+
 def test_raw_control_characters_in_strings_do_no_harm(tmp_path):
     (tmp_path / "tab.jsonl").write_text(RAW.replace("Rain.", "a\tb"), "utf-8")
     assert data.read_records(tmp_path / "tab.jsonl")[0]["trajectory"][-1]["content"] == "a\tb"

@@ -78,6 +78,20 @@ def test_problems_of_both_files(tmp_path):
     assert (problem.id, problem.answer, problem.level, problem.type) == ("38", "5", "Level 1", "Algebra")
 
 
+def test_problems_as_math_500_has_them(tmp_path):
+    row = {
+        "problem": "?",
+        "answer": "5",
+        "subject": "Algebra",
+        "level": 2,
+        "unique_id": "test/algebra/1.json",
+    }
+    rows = [row | {"solution": r"So $\boxed{5}$."}, row, row | {"level": "2"}]
+    for problem in read_problems(written(tmp_path / "test.jsonl", *rows)):
+        assert (problem.id, problem.answer) == ("test/algebra/1.json", "5")
+        assert (problem.level, problem.type) == ("Level 2", "Algebra")
+
+
 @pytest.mark.parametrize(
     "solution, answer",
     [
@@ -104,7 +118,8 @@ def test_the_last_box_is_the_reference(tmp_path, solution, answer):
         ('{"problem": " ", "solution": "x"}', "problem: got ' ', wanted text"),
         ('{"problem": "?", "solution": "5"}', "wanted .*boxed"),
         (r'{"problem": "?", "solution": "\\boxed{5"}', "wanted .*boxed"),
-        ('{"problem": "?", "solution": "x", "level": 5}', "level: got 5, wanted text"),
+        ('{"problem": "?", "solution": "x", "level": true}', "level: got True, wanted text"),
+        ('{"problem": "?", "answer": 5}', "answer: got 5, wanted text"),
     ],
 )
 def test_a_fault_names_file_and_line(tmp_path, line, fault):

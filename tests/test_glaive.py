@@ -59,7 +59,8 @@ def test_glaive():
         user("Hi"),
         *answered("Whom?"),
         user("Me"),
-        *calling("text_sms", to="me"),
+        calling("text_sms")[0] | {"content": "Sure."},
+        calling("text_sms", to="me")[1],
         *seen('{"error": "x"}'),
         *calling("text_sms", to="me"),
         *seen("{}"),
@@ -69,10 +70,21 @@ def test_glaive():
     assert record["tools"] == [TOOLS[0], TOOLS[1] | {"parameters": empty}]
     assert record["source"] == {
         "dataset": "glaive",
-        "missing": missing(1, 4, 7, 10),
-        "dropped": {"words before a call": 1, "small talk at the end": 1},
+        "missing": missing(1, 7, 10),
+        "dropped": {"small talk at the end": 1},
         "errors": ["trajectory.6"],
     }
+
+
+def test_glaive_words_in_turns_of_their_own_before_a_call():
+    """They are the thought that leads to it, and as many turns as there are."""
+    record = converted("glaive", chat("u Hi", "a Sure.", "a ", f"a One moment. {TO[2:]}", "f {}", "a Sent."))
+    thought, called, *rest = record["trajectory"][1:]
+    assert thought == {"role": "reasoner", "content": "Sure.\n\nOne moment.", "next": "executor"}
+    assert called == calling("text_sms", to="me")[1] and rest == [*seen("{}"), *answered("Sent.")]
+    assert record["source"]["missing"] == missing(4)
+    wrapped = GLAIVE + json.dumps({"type": "function", "function": TOOLS[0]})
+    assert converted("glaive", chat("u Hi", TO, system=wrapped))["tools"] == [TOOLS[0]]
 
 
 ARGUMENTS = {

@@ -6,7 +6,7 @@ import io
 import pytest
 from turns import converted, refused
 
-from sources.maths import plain_traceback, printing
+from sources.maths import plain_traceback, printing, unfenced
 
 PROBLEM = "What is 2 + 3, squared?"
 RED = "\x1b[38;5;241m"
@@ -164,6 +164,28 @@ def test_last_expression_is_printed(code, shown, wanted):
 )
 def test_other_code_stays(code, shown):
     assert printing(code, shown) == code
+
+
+FENCES = [
+    ("```py\na = 1\n```", "a = 1\n"),
+    ("```python\na = 1\n```\n", "a = 1\n"),
+    ("\n``` Python\r\na = 1\n```", "a = 1\n"),
+    ("```\na = 1", "a = 1"),
+    ("```py\na = 1\n```\nThen:\n```py\nb = a\n```", "a = 1\nb = a\n"),
+    ("a = '```'", "a = '```'"),
+]
+
+
+@pytest.mark.parametrize(("code", "wanted"), FENCES)
+def test_fences_round_code_go(code, wanted):
+    assert unfenced(code) == wanted
+    row = training_row([("text", "So:"), ("code", code), ("execution", ""), ("text", "1")])
+    assert converted("mathcoder", row)["trajectory"][2]["content"] == wanted.strip("\n")
+
+
+def test_an_unclosed_fence_costs_no_square():
+    text = "```" + " " * 300_000 + "x y"
+    assert unfenced(text) == text
 
 
 def test_tracebacks():

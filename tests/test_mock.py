@@ -70,7 +70,11 @@ def test_a_function_needs_a_schema():
 
 def test_tools_files_bare_and_wrapped(tmp_path):
     path = tmp_path / "tools.json"
-    for tools in ([WEATHER, CLOCK], [{"type": "function", "function": WEATHER}, CLOCK], []):
+    wrapped = {"type": "function", "function": WEATHER}
+    strict = {"type": "function", "function": WEATHER | {"strict": True}}
+    flat = {"type": "function", "strict": False} | WEATHER
+    offered = [[first, CLOCK] for first in (WEATHER, wrapped, strict, wrapped | {"strict": True}, flat)]
+    for tools in (*offered, []):
         path.write_text(json.dumps(tools, indent=2), encoding="utf-8-sig")
         assert mock.read_tools(str(path)) == [WEATHER, CLOCK][: len(tools)]
 
@@ -99,6 +103,8 @@ BAD_TOOLS = [  # contents, what the message must name
     (b'{"name": 1}', "name"),
     (b"[1]", "entry 0"),
     (b'[{"type": "function", "function": 3}]', r"tools\[0\]"),
+    (b'[{"type": "tool", "function": {"name": "f"}}]', r"tools\[0\]"),
+    (b'[{"name": "f", "strict": "yes"}]', "strict"),
     (b'[{"description": "?"}]', r"tools\[0\].*name"),
     (b'[{"name": ""}]', r"tools\[0\].name"),
     (b'[{"name": "f"}, {"name": "f"}]', r"tools\[1\].*f"),

@@ -84,6 +84,63 @@ def test_default_and_enum_stay_only_where_they_fit():
     assert schema_of({"type": "integer", "enum": [1, 2], "default": 2}, Counter())["default"] == 2
 
 
+NULLABLE = {"anyOf": [{"type": "str"}, {"type": "null"}]}
+KEPT = [  # given, wanted
+    (NULLABLE | {"default": None}, {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}),
+    ({"$ref": "#/$defs/A"}, {"$ref": "#/$defs/A"}),
+    ({"type": "str", "const": "x"}, {"type": "string", "const": "x"}),
+    ({"type": "int", "nullable": True, "default": None}, {"type": ["integer", "null"], "default": None}),
+    ({"type": "str", "nullable": False}, {"type": "string"}),
+    ({"nullable": True}, {}),
+    (
+        {"type": "array", "items": [{"type": "int"}, True]},
+        {"type": "array", "prefixItems": [{"type": "integer"}, {}]},
+    ),
+    (
+        {"type": "dict", "additionalProperties": {"type": "float"}},
+        {"type": "object", "additionalProperties": {"type": "number"}},
+    ),
+    ({"type": "str", "choices": ["a", "b"]}, {"type": "string", "enum": ["a", "b"]}),
+    (
+        {"oneOf": [{"type": "int"}], "not": {"const": 3}},
+        {"oneOf": [{"type": "integer"}], "not": {"const": 3}},
+    ),
+    ({"type": "str", "default": None}, {"type": "string"}),
+    ({"type": "number", "exclusiveMinimum": 0, "title": "N"},) * 2,
+]
+
+
+@pytest.mark.parametrize(("given", "wanted"), KEPT)
+def test_what_json_schema_has_is_kept(given, wanted):
+    dropped = Counter()
+    assert schema_of(given, dropped) == wanted and not dropped.total()
+    inside = {"type": "object", "properties": {"a": given}, "required": []}
+    assert parameters_of(inside, dropped)["properties"]["a"] == wanted and not dropped.total()
+
+
+def test_what_json_schema_has_not_is_counted():
+    dropped = Counter()
+    assert schema_of({"type": "str", "widget": "slider", "minLength": None}, dropped) == {"type": "string"}
+    assert dropped == {"words that JSON Schema does not have": 2}
+    assert schema_of({"type": "int", "const": "x"}, dropped) == {"type": "integer"}
+    assert schema_of(NULLABLE | {"default": 3}, dropped).keys() == {"anyOf"}
+    assert dropped["constants that do not fit their type"] == 1
+    assert dropped["defaults that do not fit their type"] == 1
+
+
+def test_what_stands_beside_the_properties_stays():
+    given = {
+        "properties": {},
+        "$defs": {"A": {"type": "int"}},
+        "additionalProperties": False,
+        "description": "All.",
+    }
+    wanted = {"type": "object", "properties": {}, "required": [], "$defs": {"A": {"type": "integer"}}}
+    wanted |= {"additionalProperties": False, "description": "All."}
+    assert parameters_of(given, Counter()) == wanted
+    assert parameters_of({"type": "object", "additionalProperties": False}, Counter())["properties"] == {}
+
+
 def test_nested_schema():
     given = {
         "type": "dict",
@@ -110,7 +167,14 @@ def test_required_beside_the_schema_counts_only_without_one_inside():
 
 
 @pytest.mark.parametrize(
-    "given", [[], {"city": {"type": "string"}}, {"properties": []}, {"properties": {"a": "str"}}]
+    "given",
+    [
+        [],
+        {"city": {"type": "string"}},
+        {"title": {"type": "string"}},
+        {"properties": []},
+        {"properties": {"a": "str"}},
+    ],
 )
 def test_parameters_of_another_shape_are_refused(given):
     with pytest.raises(Refused):

@@ -148,6 +148,37 @@ def test_repetitions(tmp_path):
     assert counts["refused: same as another row"] == 1 and len(train) == 1
 
 
+def test_no_call_rows_with_other_functions_on_offer_are_no_repetitions(tmp_path):
+    rows = [record(i, offered, [], "Is the sun up?") for i, offered in enumerate([NAMES[:1], NAMES[1:3]])]
+    again = record(2, [NAMES[2], NAMES[1]], [], "Is the sun up?")
+    counts, train, *_ = split(tmp_path, [*rows, again], share=0.0)
+    assert len(train) == 2 and counts["refused: same query and calls"] == 1
+
+
+def dialogue(i: int, sky: str, answer: str, thought: str, end: str) -> dict:
+    """Two rounds with a call each; what was seen and said before the last call differs, or does not."""
+    made = record(i, NAMES[:1], NAMES[:1], query="Is the sun up?")
+    first = made["trajectory"]
+    first.insert(3, {"role": "observation", "content": sky})
+    first[-1] = {"role": "summarizer", "content": answer}
+    second = json.loads(json.dumps(first))
+    second[0]["content"], second[1]["content"] = "And now?", thought
+    second[-1]["content"] = end
+    return made | {"trajectory": first + second}
+
+
+def test_dialogues_that_differ_before_the_last_call_are_no_repetitions(tmp_path):
+    rows = [
+        dialogue(0, "yes", "It is.", "Look.", "Still."),
+        dialogue(1, "no", "It is.", "Look.", "Still."),
+        dialogue(2, "yes", "Indeed.", "Look.", "Still."),
+    ]
+    again = dialogue(3, "yes", "It is.", "Look again.", "It still is.")
+    assert len(split(tmp_path, rows, share=0.0)[1]) == 3
+    counts, train, *_ = split(tmp_path, [*rows, again], share=0.0)
+    assert len(train) == 3 and counts["refused: same query and calls"] == 1
+
+
 def evaluation_files(folder: Path) -> Path:
     folder.mkdir()
     question = {"id": "x", "question": [[{"role": "user", "content": "What is the hypotenuse of 3 and 4?"}]]}
@@ -167,7 +198,7 @@ def evaluation_files(folder: Path) -> Path:
 
 def test_evaluation_sets_are_kept_out(tmp_path):
     found = read_evaluation([evaluation_files(tmp_path / "sets")])
-    assert len(found.queries) == 4 and found[1:] == ({"get_sun"}, {"math_hypot"})
+    assert len(found.queries) == 4 and found[1:3] == ({"get_sun"}, {"math_hypot"})
     queries = [
         "what is the hypotenuse of 3 and 4 ?",
         "How many eggs has Janet got?",
@@ -187,6 +218,51 @@ def test_evaluation_sets_are_kept_out(tmp_path):
     for names, kept in (("all", [6]), ("none", [4, 5, 6])):
         _, train, *_ = split(tmp_path, rows, evaluation=found, share=0.0, names=names)
         assert sorted(row["source"]["index"] for row in train) == kept
+
+
+def test_a_full_stop_does_not_move_a_row_without_functions(tmp_path):
+    rows = [maths(i, f"How much is {i // 2} and one" + "." * (i % 2), f"print({i})") for i in range(60)]
+    _, train, held_out, _ = split(tmp_path, rows, share=0.5)
+    sides = [{row["source"]["index"] // 2 for row in found} for found in (train, held_out)]
+    assert all(sides) and not sides[0] & sides[1] and len(train + held_out) == 60
+
+
+def test_hidden_questions_and_near_misses_are_told(tmp_path):
+    found = read_evaluation([evaluation_files(tmp_path / "sets")])
+    hidden = "Question: what is the hypotenuse, of 3 and 4 -- answer with a number alone"
+    near = "What is the hypotenuse of 5 and 12?"
+    rows = [record(0, ["f"], ["f"], hidden), record(1, ["f"], ["f"], near), record(2, ["f"], ["f"])]
+    counts, train, _, aside = split(tmp_path, rows, evaluation=found, share=0.0)
+    (line,) = aside
+    question = {"question": "What is the hypotenuse of 3 and 4?"}
+    assert line == {"stage": "unify", "reason": "query of an evaluation set", "score": 1.0} | question | {
+        "source": rows[0]["source"]
+    }
+    assert len(train) == 2 and counts["kept: rows near a question of an evaluation set"] == 1
+    (line,) = read_lines(tmp_path / "unify.near.jsonl")
+    assert line == {"score": 0.5, "queries": [near], "source": rows[1]["source"]} | question
+
+
+def test_functions_by_last_part_and_parameters(tmp_path):
+    found = read_evaluation([evaluation_files(tmp_path / "sets")])
+    found.functions.add("get_sun", tool("Sky_2_GetSun"))
+    rows = [record(0, ["GetSun"], []), record(1, ["sun.get_sun"], []), record(2, ["get_sunset"], [])]
+    counts, train, *_ = split(tmp_path, rows, evaluation=found, share=0.0)
+    assert [row["source"]["index"] for row in train] == [2]
+    assert counts["refused: function of an evaluation set"] == 2
+
+
+def test_tools_as_openai_wraps_them(tmp_path):
+    """A row that loses a function on offer is written bare."""
+    seed = next(
+        seed for seed in range(99) if unify.held_out({"get_sun", "get_moon"}, seed, 0.5) == {"get_sun"}
+    )
+    row = record(0, ["get_sun", "get_moon"], ["get_moon"])
+    wrapped = row | {
+        "tools": [{"type": "function", "function": tool | {"strict": True}} for tool in row["tools"]]
+    }
+    _, train, *_ = split(tmp_path, [wrapped], seed=seed, share=0.5)
+    assert train == [row | {"tools": [tool("get_moon")]}]
 
 
 def test_evaluation_against_nothing_is_refused(tmp_path):

@@ -76,9 +76,8 @@ def as_json(text: str) -> str:
 
 
 def read_tools(path: str) -> list[dict]:
-    """A list of function schemas, bare or as {"type": "function", "function": schema}. Raises UserError."""
-    wrapped = {"type", "function"}
-    tools = [tool["function"] if set(tool) == wrapped else tool for tool in read_list(path)]
+    """A list of function schemas, bare or as OpenAI's interfaces wrap them. Raises UserError."""
+    tools = [data.bare_tool(tool) for tool in read_list(path)]
     unfinished = {"trajectory": [{"role": "user", "content": ""}], "exit_status": "tools only"}
     data.check_record(unfinished | {"tools": tools}, path)
     return tools
