@@ -89,7 +89,8 @@ def prepare_tiny(study: str, work: Path) -> None:
 def prepare_mix(args: Namespace) -> None:
     """Of --single and --irrelevant three to one, shuffled; 150 records are for development. Raises UserError.
 
-    Thoughts and summaries that are missing are filled in by rules.
+    Thoughts and summaries that are missing are filled in by rules. Rows with a question or a function of BFCL
+    are left out.
     """
     if not (args.model and args.bfcl):
         raise UserError("smollm2: got no --model or no --bfcl; wanted the model's folder, BFCL's questions")
@@ -99,19 +100,15 @@ def prepare_mix(args: Namespace) -> None:
     for name, path, count in (("single", args.single, 4500), ("irrelevant", args.irrelevant, 1500)):
         if not path:
             raise UserError(f"smollm2: got no --{name}; wanted a file of trajectories")
-        done = args.work / f"{name}.jsonl"
-        command = [
-            sys.executable,
-            "pipeline.py",
-            "complete",
-            "--rules",
-            str(path.resolve()),
-            "--output",
-            str(done),
-        ]
-        if fault := call(command, args.work / "log.txt", 1):
-            raise UserError(f"{path}: {fault}")
-        lines = done.read_bytes().splitlines(keepends=True)
+        done, clean = args.work / f"{name}.jsonl", args.work / name
+        pipeline = [sys.executable, "pipeline.py"]
+        fill = [*pipeline, "complete", "--rules", str(path.resolve()), "--output", str(done)]
+        against = ["--evaluation", args.bfcl, "--evaluation-names", "all"]
+        sift = [*pipeline, "unify", str(done), "--output", str(clean), "--held-out", "0", *against]
+        for command in (fill, sift):
+            if fault := call(command, args.work / "log.txt", 1):
+                raise UserError(f"{path}: {fault}")
+        lines = (clean / "train.jsonl").read_bytes().splitlines(keepends=True)
         parts += Random(name).sample(lines, min(count, len(lines)))
     Random("mix").shuffle(parts)
     (args.work / "dev.jsonl").write_bytes(b"".join(parts[:150]))
@@ -337,7 +334,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--model", type=Path, metavar="DIR", help="smollm2: folder of SmolLM2-135M-Instruct")
     add("--single", type=Path, metavar="FILE", help="smollm2: trajectories with calls, JSON Lines")
     add("--irrelevant", type=Path, metavar="FILE", help="smollm2: trajectories for which no function fits")
-    add("--bfcl", metavar="PATH", help="smollm2: --data of `evaluate.py bfcl`")
+    add("--bfcl", metavar="PATH", help="smollm2: folder with BFCL's questions")
     add("--dry-run", action="store_true", help="say what is missing and run nothing")
     args = parser.parse_args(argv)
     args.work = args.work.resolve() / args.study
