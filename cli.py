@@ -74,8 +74,8 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
             code = 130
         for outlet in outlets:
             outlet.stream.flush()
-            if outlet.failed and not code:
-                code = refuse(f"{outlet.stream.name}: cannot be written ({outlet.failed}); free space")
+            if outlet.failed and outlet.fileno() == 1 and not code:
+                code = refuse(f"stdout: cannot be written ({outlet.failed}); free space")
         return code
 
 
@@ -167,7 +167,7 @@ def write_all(paths: list[Path], write: Callable[[list[Path]], None]) -> None:
     temporaries = [path.with_name(f".{path.name}.tmp") for path in paths]
     try:
         for path in paths:
-            if path.exists() and not path.is_file():
+            if is_special(path):
                 raise UserError(f"{path}: not a regular file; choose another place")
             path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
@@ -189,7 +189,7 @@ def write_all(paths: list[Path], write: Callable[[list[Path]], None]) -> None:
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems that have none
 
 
-def claim(path: Path, output: Path) -> io.FileIO:
+def claim(path: Path, output: Path, mend: str = "choose another place") -> io.FileIO:
     """Open a file to append to, made where there is none; until it is closed, no other process may claim it.
 
     The lock is the system's: it ends with the process, however that ends. Raises OSError; UserError, which
@@ -201,7 +201,7 @@ def claim(path: Path, output: Path) -> io.FileIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise UserError(f"{output}: in use by another run; wait for it or choose another place") from None
+            raise UserError(f"{output}: in use by another run; wait for it or {mend}") from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 file.close()
@@ -223,9 +223,9 @@ def exclusive(path: Path, mend: str = "choose another place") -> Iterator[io.Fil
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not path.exists()
-        if not (is_new or path.is_file() or path.is_dir()):
+        if is_special(path):
             raise UserError(f"{path}: not a regular file; {mend}")
-        file = claim(path, path)
+        file = claim(path, path, mend)
     except OSError as error:
         raise UserError(f"{path}: cannot be used ({error.strerror or error}); {mend}") from None
     with file:
@@ -252,6 +252,11 @@ def remove_left_overs(folder: Path) -> None:
     for path in [*folder.glob(".*.tmp"), *folder.glob(".tmp??????")]:
         with contextlib.suppress(OSError, UserError), claim(path, path):  # not one that is being written
             path.unlink(missing_ok=True)
+
+
+def is_special(path: Path) -> bool:
+    """Whether something stands there that is neither file nor folder: a device, a pipe."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def cut(text: str, limit: int) -> str:

@@ -42,7 +42,7 @@ SUITES = {"bfcl": bfcl, "math": maths, "roles": roles}
 def answer(args: Namespace) -> None:
     """Play the questions that the result file does not hold yet, and add a line for each."""
     suite = SUITES[args.suite]
-    mend = "free space, or choose another --output"
+    mend = "choose another --output"
     questions = suite.read(args)
     with exclusive(args.output, mend) as file:
         model, frame = load(args)

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from cli import ArgumentParser, UserError, read_object, run, write_whole
+from cli import ArgumentParser, UserError, open_file, read_object, run, write_whole
 from engine.dora import layer_class
 from engine.tensors import check, save_file
 from mor import MoRConfig, mor_layers, mor_parameters, replace_linears
@@ -52,8 +52,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> MoRConfig:
     config = _parse_config(saved, model, path)
     path = Path(folder) / WEIGHTS
     try:
-        with open(path, "rb"):
-            pass  # the library takes a file that it may not read for an absent one
+        open_file(path).close()  # the library takes a file that it may not read for an absent one
         with safe_open(path, framework="pt") as file:
             if _copy_of_config(file) != json.loads(_config_text(config, model)):
                 raise UserError(f"{path}: not of one save with the {CONFIG} beside it; wanted both of one")

@@ -6,7 +6,6 @@ behind, and gives the file to its owner alone; its `save` holds all of a checkpo
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cli import UserError
+from cli import UserError, open_file
 
 CHECKSUM = "sha256"  # its key in a file's metadata
 # Names of dtypes in the format. The library sorts tensors by dtype in this order, then by name.
@@ -59,11 +58,7 @@ def load_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     A file without a checksum passes: other programs and older code write none.
     """
     try:
-        if not path.is_file():
-            os.stat(path)  # says what is wrong with a path that leads nowhere
-            raise UserError(f"{path}: not a regular file")
-        with open(path, "rb"):
-            pass  # the library takes a file that it may not read for an absent one
+        open_file(path).close()  # the library takes a file that it may not read for an absent one
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
