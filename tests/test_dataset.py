@@ -323,6 +323,9 @@ def test_default_folder(monkeypatch, cache_folder):
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert dataset.default_cache() == "/home/somebody/.cache/moragent"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # who is in no list of users
+    assert dataset.default_cache() == ""
 
 
 # ---- several processes ----
