@@ -301,7 +301,7 @@ def sampling_arguments(parser: ArgumentParser) -> None:
     """How turns are drawn, as an Episode takes it."""
     add = parser.add_argument_group("sampling").add_argument
     add("--max-new-tokens", type=number(int, 1), default=512, help="tokens of one turn")
-    add("--temperature", type=number(float, 0, 100), default=0.0, help="0: the likeliest token")
+    add("--temperature", type=number(float, 1e-3, 100, zero=True), default=0.0, help="0: the likeliest token")
     add("--top-p", type=number(float, 1e-6, 1), default=1.0,
         help="draw from the likeliest tokens of this mass")
     add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="of the sampling")

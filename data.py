@@ -45,7 +45,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cli import UserError, parse_object
+from cli import UserError, open_file, parse_object
 from formats import calls
 from formats.calls import CLOSE, JSON, KEYWORDS, LIST, OPEN, TEXT, parse_calls
 from formats.frames import Frame
@@ -88,7 +88,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a file that are not blank, each with its number, from 1. Raises UserError."""
     empty = True
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     empty = False

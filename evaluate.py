@@ -25,7 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from agent import load, model_arguments, sampling_arguments
-from cli import ArgumentParser, UserError, number, printable, run
+from cli import ArgumentParser, UserError, append, exclusive, number, open_file, printable, run
 from engine.together import together
 from evaluation import bfcl, bfcl_questions, compare, maths, roles
 from evaluation.results import encoded, file_faults, header_of, in_order, read_results, resume
@@ -42,17 +42,19 @@ SUITES = {"bfcl": bfcl, "math": maths, "roles": roles}
 def answer(args: Namespace) -> None:
     """Play the questions that the result file does not hold yet, and add a line for each."""
     suite = SUITES[args.suite]
-    mend = "free space, or choose another --output"
+    mend = "choose another --output"
     questions = suite.read(args)
-    model, frame = load(args)
-    header = header_of(args, questions, model, frame)
-    with file_faults(args.output, mend):
-        done = resume(args.output, header, SUITES)
-    plays = (suite.play(model, frame, args, i, questions[i]) for i in range(done, len(questions)))
-    with tqdm(total=len(questions), initial=done, unit="question", disable=None) as bar:
-        for line in in_order(together(model, plays, args.batch), bar):
-            with file_faults(args.output, mend), open(args.output, "ab") as file:
-                file.write(encoded(line | suite.judge(line)))
+    with exclusive(args.output, mend) as file:
+        model, frame = load(args)
+        header = header_of(args, questions, model, frame)
+        with file_faults(args.output, mend):
+            done = resume(file, args.output, header, SUITES)
+        plays = (suite.play(model, frame, args, i, questions[i]) for i in range(done, len(questions)))
+        with tqdm(total=len(questions), initial=done, unit="question", disable=None) as bar:
+            lines = in_order(together(model, plays, args.batch), bar)
+            for number, line in enumerate(lines, done):
+                with file_faults(args.output, mend):
+                    append(file, encoded({"number": number} | line | suite.judge(line)))
 
 
 def score(path: Path) -> None:
@@ -85,7 +87,8 @@ def compare_files(paths: list[Path]) -> None:
 def read(path: Path) -> tuple[dict, list[dict]]:
     """Header and lines of a result file. Raises UserError."""
     with file_faults(path, "wanted a result file"):
-        return read_results(path, path.read_bytes(), SUITES)
+        with open_file(path) as file:
+            return read_results(path, file.read(), SUITES)
 
 
 @contextmanager
@@ -132,7 +135,7 @@ def add_arguments(command: ArgumentParser, suite: str) -> None:
     add("--data", required=True, metavar="PATH", help=DATA[suite])
     add("--output", type=Path, required=True, metavar="FILE", help="results; goes on with those it holds")
     add("--limit", type=number(int, 0), default=0, metavar="N", help="of a category or file; 0: all")
-    add("--batch", type=number(int, 1), default=16, metavar="N", help="questions at once")
+    add("--batch", type=number(int, 1, 4096), default=16, metavar="N", help="questions at once")
     if suite == "bfcl":
         names = bfcl_questions.CATEGORIES
         add("--categories", nargs="+", choices=names, default=[*names], metavar="NAME", help="which")

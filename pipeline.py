@@ -21,6 +21,7 @@ whatever stopped it, is given again and asks only what has not been answered; th
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -44,7 +45,7 @@ from tools.sandbox import Sandbox
 CONVERTED, COMPLETED, JUDGED = "1-converted.jsonl", "2-completed.jsonl", "3-judged.jsonl"  # in run's folder
 VERIFIED, REVIEW = "4-verified.jsonl", "review.jsonl"
 TEMPORARY = re.compile(
-    r"\.([1-4]-\w+(\.refused)?|review|train|heldout|unify\.(refused|near))\.jsonl\.\d+\.tmp"
+    r"\.([1-4]-\w+(\.refused)?|review|train|heldout|unify\.(refused|near))\.jsonl(\.\d+)?\.tmp"
 )
 
 
@@ -270,7 +271,7 @@ def report(tallies: list[Tally], folder: Path) -> None:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove the unfinished files of a run."""
-    for left in folder.glob(".*.[0-9]*.tmp"):
+    for left in folder.glob(".*.jsonl*.tmp"):
         if TEMPORARY.fullmatch(left.name):
             left.unlink()
 
@@ -279,7 +280,7 @@ def apart(output: Path, inputs: list[Path]) -> None:
     """Raises UserError for an output that is a folder or one of the inputs."""
     if output.is_dir():
         raise cli.UserError(f"--output {output} is a folder; name a file")
-    if output.resolve() in [path.resolve() for path in inputs]:
+    if os.path.realpath(output) in map(os.path.realpath, inputs):  # resolve() raises for a loop of links
         raise cli.UserError(f"{output} is to be written, but is one of the inputs; choose another --output")
 
 
@@ -442,13 +443,20 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("asking").add_argument
     help = "show the first N prompts and what it would cost, ask nothing; 0: go on"
     add("--dry-run", type=cli.number(int, 0), default=0, metavar="N", help=help)
-    add("--workers", type=cli.number(int, 1), default=16, metavar="N", help="rows at once")
-    add("--rate", type=cli.number(float, 0), default=0.0, metavar="R", help="requests a minute; 0: no limit")
-    add("--timeout", type=cli.number(float, 0.01), default=180.0, metavar="S", help="of one try, in seconds")
+    add("--workers", type=cli.number(int, 1, 1024), default=16, metavar="N", help="rows at once")
+    rate = cli.number(float, 0.01, zero=True)
+    add("--rate", type=rate, default=0.0, metavar="R", help="requests a minute; 0: no limit")
+    add(
+        "--timeout",
+        type=cli.number(float, 0.01, 1e6),
+        default=180.0,
+        metavar="S",
+        help="of one try, in seconds",
+    )
     help = "of a request that fails for a time (429, 5xx, no reply)"
-    add("--tries", type=cli.number(int, 1), default=8, metavar="N", help=help)
+    add("--tries", type=cli.number(int, 1, 100), default=8, metavar="N", help=help)
     help = "before the second try, in seconds; doubled before each further one"
-    add("--backoff", type=cli.number(float, 0), default=1.0, metavar="S", help=help)
+    add("--backoff", type=cli.number(float, 0, 1e6), default=1.0, metavar="S", help=help)
     add("--max-tokens", type=cli.number(int, 0), default=4096, metavar="N", help="of one answer; 0: not sent")
     help = "answers so far, JSON Lines; without it, a file beside the output"
     add("--journal", type=Path, metavar="FILE", help=help)

@@ -25,6 +25,7 @@ base model that is too large for one device.
 import argparse
 import itertools
 import math
+import os
 import random
 import sys
 import time
@@ -42,6 +43,7 @@ from engine import dataset
 from engine.dataset import Trajectories
 from engine.devices import (
     Processes,
+    check_memory,
     choose_dtype,
     flat_gradients,
     peak_memory,
@@ -54,7 +56,7 @@ from engine.fused import for_training, orthogonal_loss
 from engine.heldout import evaluate, per_role, table
 from engine.inference import for_inference
 from engine.loss import token_losses
-from engine.runs import Output, check_output, settings_of
+from engine.runs import Output, claimed, settings_of
 from formats.checkpoint import ModelConfig, checkpoint_folder
 from formats.frames import FAMILIES, Frame, load_frame
 from formats.prompts import PROMPTS
@@ -80,7 +82,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(prog="train.py", description=__doc__.split("\n\n")[0], epilog=quick_run())
     parser.set_defaults(quick=False)
     absent, config = argparse.SUPPRESS, MoRConfig()
-    count, positive, amount = number(int, 0), number(int, 1), number(float, 0)
+    count, positive = number(int, 0), number(int, 1)
+    amount, factor = number(float, 0, 1e30), number(float, 1e-6, 1e6)
 
     add = parser.add_argument_group("data").add_argument
     add("--data", type=Path, required=True, default=absent, metavar="FILE", help="trajectories, JSON Lines")
@@ -108,13 +111,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--gradient-checkpointing", action="store_true",
         help="keep one state a layer and compute the rest again in backward: less memory, more time")
     add("--compile", action="store_true", help="fuse norms and MLP gates with torch.compile")
-    add("--rank", type=positive, default=config.rank, metavar="N", help="of every LoRA")
+    add("--rank", type=number(int, 1, 2**16), default=config.rank, metavar="N", help="of every LoRA")
     add("--loras", type=triple, default="5,5,4", metavar="N,N,N",
         help="LoRAs of reasoner, executor, summarizer, the shared one included; 1: no router; "
         "0: the role uses those of the role before it, so 1,0,0 is plain LoRA")
     add("--active", type=triple, default=None, metavar="N,N,N",
         help="of these per token, likewise; None: all but one of each role's, as in section 4.4, or the one")
-    add("--scale", type=number(float, 1e-6), default=config.scale, metavar="F",
+    add("--scale", type=factor, default=config.scale, metavar="F",
         help="of what the LoRAs add: alpha / rank in LoRA's words")
     add("--dora", action="store_true", help="DoRA, with --loras 1,0,0: an output row has a trained length")
     add("--targets", default=",".join(config.targets), metavar="NAMES", help="names of linears to adapt")
@@ -126,12 +129,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="A starts within 1/sqrt(in), or within 1/sqrt(rank * in) as in the released code")
 
     add = parser.add_argument_group("optimisation").add_argument
-    add("--epochs", type=number(float, 1e-6), default=4.0, metavar="F", help="passes over the data")
+    add("--epochs", type=factor, default=4.0, metavar="F", help="passes over the data")
     add("--steps", type=count, default=0, metavar="N", help="steps, in place of --epochs; 0: none")
     add("--tokens-per-batch", type=positive, default=8192, metavar="TOKENS", help="of a micro-batch")
     add("--grad-accum", type=positive, default=8, metavar="N", help="micro-batches in a step")
     add("--lr", type=amount, default=5e-5, metavar="F", help="highest learning rate of AdamW")
-    add("--lr-ratio", type=number(float, 1e-6), default=1.0, metavar="F",
+    add("--lr-ratio", type=factor, default=1.0, metavar="F",
         help="learning rate of B over that of A and routers: LoRA+, which has 16")
     add("--warmup", type=number(float, 0, 1), default=0.03, metavar="F", help="share of steps, lr rising")
     add("--schedule", choices=("constant", "linear", "cosine"), default="cosine", help="of lr after warm-up")
@@ -181,13 +184,15 @@ def triple(text: str) -> tuple[int, ...]:
         first, second, third = map(int, text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"got {text!r}, wanted three whole numbers such as 5,5,4") from None
+    if max(first, second, third) > 1000:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted at most 1000 of each")
     return first, second, third
 
 
 def eval_files(args: argparse.Namespace) -> dict[str, Path]:
     """Evaluation sets, name -> file. Raises UserError when two share a name."""
     if not hasattr(args, "eval_data"):
-        return SAMPLE_EVAL if args.data.resolve() == SAMPLE else {}
+        return SAMPLE_EVAL if os.path.realpath(args.data) == str(SAMPLE) else {}
     files = {}
     for text in args.eval_data:
         name, colon, path = text.partition(":")
@@ -200,6 +205,8 @@ def eval_files(args: argparse.Namespace) -> dict[str, Path]:
 
 
 # ---- data ----
+
+MOST_MICRO_BATCHES = 10**7  # of a run, whose plan takes some 100 bytes for each
 
 
 def load_trajectories(
@@ -234,6 +241,7 @@ def plan_steps(lengths: list[int], args: argparse.Namespace) -> list[list[list[i
 
     It follows from data and settings, and a step draws no random numbers: the number of a step is all that a
     resumed run has to know. Steps run on over the end of an epoch; only the last one may be short.
+    Raises UserError for more than a plan can hold.
     """
     micro_batches = []
     for epoch in itertools.count():
@@ -241,6 +249,10 @@ def plan_steps(lengths: list[int], args: argparse.Namespace) -> list[list[list[i
         if share <= 0 or (args.steps and len(micro_batches) >= args.steps * args.grad_accum):
             break
         packs = data.pack(lengths, args.tokens_per_batch, args.seed, epoch)
+        wanted = args.steps * args.grad_accum or args.epochs * len(packs)
+        if wanted > MOST_MICRO_BATCHES:
+            got = f"got {wanted:,.0f} micro-batches in all"
+            raise UserError(f"--epochs or --steps: {got}, wanted at most {MOST_MICRO_BATCHES:,}")
         micro_batches += packs[: math.ceil(share * len(packs))]
     steps = [micro_batches[i : i + args.grad_accum] for i in range(0, len(micro_batches), args.grad_accum)]
     return steps[: args.steps or None]
@@ -418,10 +430,26 @@ def main(argv: list[str] | None = None) -> None:
     if args.show:
         return show(args, frame)
     processes, device = start_processes(args)
-    if processes.rank == 0:  # a slower process could find what this one has begun to write
-        check_output(args.output, args.resume)
-    with torch.device("meta"):  # whether the targets exist is better known before all that takes time
-        mor.add_mor(Transformer(base), config, layer_class=layer_class(config))
+    with claimed(args.output, args.resume, processes.rank == 0):
+        train_and_evaluate(args, frame, base, config, processes, device)
+    processes.end()
+
+
+def train_and_evaluate(
+    args: argparse.Namespace,
+    frame: Frame,
+    base: ModelConfig,
+    config: MoRConfig,
+    processes: Processes,
+    device: torch.device,
+) -> None:
+    """A whole run, into an output folder that nobody else writes to. Raises UserError."""
+    folder = frame.folder
+    with torch.device("meta"):  # what the adapter cannot be is better known before all that takes time
+        planned = Transformer(base)
+        mor.add_mor(planned, config, layer_class=layer_class(config))
+    adapter, whole = mor.count_parameters(planned)
+    check_memory(whole if args.method == "full" else adapter, device)
     torch.manual_seed(args.seed)
     if args.quick:
         processes.say(quick_run())
@@ -475,7 +503,6 @@ def main(argv: list[str] | None = None) -> None:
         processes.say(table(output.evaluations()))
     how = f"--model {args.output} --adapter ''" if args.method == "full" else f"--adapter {args.output}"
     processes.say(f"saved in {args.output}; use it by {how}")
-    processes.end()
 
 
 def show(args: argparse.Namespace, frame: Frame) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
 from torch import nn
 
-from cli import ArgumentParser, UserError, read_object, run, write_whole
+from cli import ArgumentParser, UserError, open_file, read_object, run, write_whole
 from engine.dora import layer_class
+from engine.tensors import check, save_file
 from mor import MoRConfig, mor_layers, mor_parameters, replace_linears
 
 CONFIG, WEIGHTS, VERSION = "adapter_config.json", "adapter_model.safetensors", 1
@@ -37,8 +37,7 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
     """
     text = _config_text(mor_layers(model)[0].config, model)
     tensors = {name: parameter.detach() for name, parameter in mor_parameters(model).items()}
-    data = save(tensors, metadata={"config": text})  # one entry: more are written in an order that varies
-    write_whole(Path(folder) / WEIGHTS, lambda path: path.write_bytes(data))
+    write_whole(Path(folder) / WEIGHTS, lambda path: save_file(tensors, path, {"config": text}))
     write_whole(Path(folder) / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
@@ -53,13 +52,16 @@ def load_adapter(model: nn.Module, folder: str | Path) -> MoRConfig:
     config = _parse_config(saved, model, path)
     path = Path(folder) / WEIGHTS
     try:
+        open_file(path).close()  # the library takes a file that it may not read for an absent one
         with safe_open(path, framework="pt") as file:
             if _copy_of_config(file) != json.loads(_config_text(config, model)):
                 raise UserError(f"{path}: not of one save with the {CONFIG} beside it; wanted both of one")
             replace_linears(model, config, layer_class(config))
-            _fill(mor_parameters(model), file, path)
+            parameters, metadata = mor_parameters(model), file.metadata()
+            _fill(parameters, file, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); wanted a whole safetensors file") from None
+    check(parameters, metadata, path)
     return config
 
 

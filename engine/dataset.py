@@ -27,13 +27,12 @@ from threading import Thread
 import numpy as np
 import tokenizers
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 import data
-from cli import UserError, write_whole
+from cli import UserError, remove_left_overs, write_whole
 from data import Example
+from engine.tensors import CHECKSUM, load_file, save_file
 from formats.frames import Frame, load_frame
 from mor import ROLES
 
@@ -254,7 +253,11 @@ SOURCES = [ROOT / "data.py", *sorted(ROOT.glob("formats/*.py")), ROOT / "engine/
 
 
 def default_cache() -> str:
-    return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "moragent")
+    """The user's; '' for one without a home, as in a container under a number alone."""
+    try:
+        return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "moragent")
+    except RuntimeError:
+        return ""
 
 
 def load(
@@ -268,11 +271,11 @@ def load(
     """A file of records, rendered for the model of a frame; from the cache if it is there, else put there.
 
     workers: at most so many, by default one per core. Without a cache folder nothing is kept; one that
-    cannot be written is told to `say`. Raises UserError.
+    cannot be written, and a damaged file, are told to `say`. Raises UserError.
     """
     key, total = fingerprint(path, frame) if Path(path).is_file() else ("", None)  # a pipe can be read once
     kept = Path(cache) / f"{key}.safetensors" if cache and key else None
-    if kept and (found := read_kept(kept)):
+    if kept and (found := read_kept(kept, say)):
         return found
     most = cores() if workers is None else workers
     rendered = render_file(path, frame, min(most, (total or 0) // LINES_PER_WORKER), total, hide)
@@ -281,9 +284,11 @@ def load(
     tensors = {name: torch.from_numpy(getattr(rendered, name)) for name in KINDS}
     try:
         write_whole(kept, lambda temporary: save_file(tensors, temporary))
-    except (UserError, SafetensorError) as error:  # the latter on a full disk
+        remove_left_overs(kept.parent)
+    except UserError as error:
         say(f"--cache: not kept for the next start: {error}")
-    return read_kept(kept) or rendered  # mapped, so that the memory is free again
+        return rendered
+    return read_kept(kept, say) or rendered  # mapped, so that the memory is free again
 
 
 def fingerprint(path: str | Path, frame: Frame) -> tuple[str, int]:
@@ -299,11 +304,15 @@ def fingerprint(path: str | Path, frame: Frame) -> tuple[str, int]:
     return whole.hexdigest(), records
 
 
-def read_kept(file: Path) -> Trajectories | None:
-    """Map a file of the cache into memory; None when there is none, or a damaged one."""
-    try:
-        with safe_open(file, "pt") as tensors:
-            found = Trajectories.of({name: tensors.get_tensor(name).numpy() for name in KINDS})
-        return found if found.lengths.sum() == len(found.input_ids) else None
-    except (OSError, SafetensorError, ValueError, TypeError):
+def read_kept(path: Path, say: Callable[[str], None]) -> Trajectories | None:
+    """Map a file of the cache into memory; None when there is none, or a damaged one, which `say` is told."""
+    if not os.path.lexists(path):
         return None
+    try:
+        tensors, metadata = load_file(path)
+        if CHECKSUM not in metadata or tensors.keys() != KINDS.keys():
+            raise UserError(f"{path}: not of this code")
+    except UserError as fault:
+        say(f"--cache: {fault}; rendered anew")
+        return None
+    return Trajectories.of({name: tensor.numpy() for name, tensor in tensors.items()})

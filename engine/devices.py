@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import resource
 import signal
 import sys
@@ -20,8 +21,10 @@ from cli import UserError
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of that name: "auto" is cuda where there is one; "cuda" the one of this process.
 
-    Raises UserError for a name that torch does not know or a device that it cannot use.
+    Raises UserError for another kind (torch knows some that hold no numbers) or a device that it cannot use.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", name):
+        raise UserError(f"--device: got {name!r:.60}, wanted auto, cpu, cuda, or one as cuda:1")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -87,16 +90,41 @@ class Processes:
 
 def start_processes(args: argparse.Namespace) -> tuple[Processes, torch.device]:
     """Choose this process's device and, under torchrun, join the others. Raises UserError."""
-    processes = Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    rank, size, local_rank = (variable(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    processes = Processes(rank or 0, size or 1)
     if args.grad_accum < processes.size:
         got = f"got {args.grad_accum} micro-batches for {processes.size} processes"
         raise UserError(f"--grad-accum: {got}; wanted one or more for each")
-    device = choose_device(args.device, int(os.environ.get("LOCAL_RANK", 0)))
+    device = choose_device(args.device, local_rank or 0)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if processes.size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except (ValueError, RuntimeError) as error:  # no address of the first process; nobody there
+            reason = str(error).splitlines()[0]
+            raise UserError(f"WORLD_SIZE is {processes.size}: {reason}; start by torchrun") from None
     return processes, device
+
+
+def variable(name: str) -> int | None:
+    """A number that torchrun puts into the environment; None where it has not. Raises UserError."""
+    text = os.environ.get(name, "")
+    if text and not re.fullmatch(r"\d{1,6}", text, re.ASCII):
+        raise UserError(f"{name}: got {text!r:.60} in the environment, wanted a number as torchrun sets it")
+    return int(text) if text else None
+
+
+def check_memory(trained: int, device: torch.device) -> None:
+    """Raises UserError where a device cannot hold so many parameters with gradients and AdamW's moments."""
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    wanted = 16 * trained  # four numbers of four bytes each
+    if wanted > there:
+        got = f"{trained:,} parameters to train take {wanted >> 30:,} GiB, {device} has {there >> 30:,}"
+        raise UserError(f"--rank: {got}; lower it or --loras, or train on a larger device")
 
 
 @contextmanager

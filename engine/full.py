@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from cli import read_object, write_whole
+from engine.tensors import save_file
 from formats.checkpoint import WANTED, WEIGHTS
 from formats.frames import TRAINED_WITH, Frame
 from model import Transformer

@@ -5,16 +5,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from cli import UserError, write_whole
+from cli import UserError, exclusive, parse_object, remove_left_overs, write_whole
 from engine.adapter import save_adapter
 from engine.dataset import Trajectories
 from engine.full import Masters, save_checkpoint
+from engine.tensors import CHECKSUM, load_file, save_file
 from formats.frames import Frame
 from model import Transformer
 
@@ -39,6 +39,21 @@ def check_output(folder: Path, resume: bool) -> None:
         )
 
 
+@contextmanager
+def claimed(folder: Path, resume: bool, writes: bool) -> Iterator[None]:
+    """Within it, no other run writes to the output folder; of a run's processes, the first one holds it.
+
+    Raises UserError for a folder in use, and as check_output.
+    """
+    if not writes:  # a slower process could find what the first one has begun to write
+        yield
+        return
+    check_output(folder, resume)  # before anything is made in it
+    with exclusive(folder / METRICS, "choose another --output"):
+        check_output(folder, resume)  # another run may have ended meanwhile
+        yield
+
+
 def settings_of(args: argparse.Namespace, trajectories: Trajectories, model: Transformer) -> dict:
     """What decides the course of a run, as JSON values: flags, and digests of the data and the base model."""
     settings = {name: value for name, value in vars(args).items() if name not in FREE}
@@ -48,6 +63,10 @@ def settings_of(args: argparse.Namespace, trajectories: Trajectories, model: Tra
     settings["data"] = f"data {rendered.hexdigest()[:16]}"
     settings["model"] = f"model {base.hexdigest()[:16]}"
     return json.loads(json.dumps(settings))  # tuples become lists, as in the file they are compared with
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def named_parameters(optimizer: torch.optim.AdamW) -> Iterator[tuple[str, torch.Tensor]]:
@@ -67,17 +86,17 @@ class Output:
         if self.writes:
             text = json.dumps(vars(args), indent=1, default=str) + "\n"
             write_whole(self.folder / ARGS, lambda path: path.write_text(text))
-            write_whole(self.folder / METRICS, Path.touch)
+            os.truncate(self.folder / METRICS, 0)  # not replaced: the lock is on this very file
 
     def log(self, record: dict) -> None:
         """Append a line to metrics.jsonl. Raises UserError."""
         if not self.writes:
             return
+        path = self.folder / METRICS
         try:
-            with open(self.folder / METRICS, "a") as file:
+            with open(path, "a") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
         except OSError as error:
-            path = self.folder / METRICS
             raise UserError(
                 f"{path}: cannot be written ({error.strerror}); free space, then --resume"
             ) from None
@@ -86,22 +105,27 @@ class Output:
         """The lines of metrics.jsonl that report an evaluation; none in other processes than the first."""
         if not self.writes:
             return []
-        lines = (self.folder / METRICS).read_text().splitlines()
-        return [line for line in map(json.loads, lines) if "eval" in line]
+        path = self.folder / METRICS
+        lines = enumerate(path.read_bytes().splitlines(), 1)
+        found = (parse_object(line, f"{path}:{number}", "a line of train.py") for number, line in lines)
+        return [line for line in found if "eval" in line]
 
     def save(self, step: int, model: Transformer, optimizer: torch.optim.AdamW) -> None:
         """Write the training state, then the result; a kill between the two leaves it to `restore`."""
         if not self.writes:
             return
-        metrics_bytes = (self.folder / METRICS).stat().st_size
-        state = json.dumps({"step": step, "metrics_bytes": metrics_bytes, "settings": self.settings})
+        with open(self.folder / METRICS, "rb") as file:
+            metrics = file.read()
+            os.fsync(file.fileno())  # the state must not know of lines that are not on the disk
+        state = {"step": step, "metrics_bytes": len(metrics), "metrics_sha256": digest(metrics)}
+        text = json.dumps(state | {"settings": self.settings})
         tensors = {}
         for name, parameter in named_parameters(optimizer):
             tensors[f"parameter.{name}"] = parameter.detach()
             if step:  # before the first, AdamW keeps nothing
                 for moment in MOMENTS:
                     tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-        write_whole(self.folder / STATE, lambda path: save_file(tensors, path, {"state": state}))
+        write_whole(self.folder / STATE, lambda path: save_file(tensors, path, {"state": text}))
         if step:
             self._save_result(model)
 
@@ -117,21 +141,27 @@ class Output:
 
         Raises UserError when a setting has changed since, or when the state cannot be read.
         """
-        path = self.folder / STATE
+        path, mend = self.folder / STATE, "start again in another --output"
         try:
-            with safe_open(path, "pt") as file:
-                state = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: not a training state ({error}); start again elsewhere") from None
+            tensors, metadata = load_file(path)
+            state = json.loads(metadata["state"])
+            before = dict(state["settings"])
+        except UserError as fault:
+            raise UserError(f"{fault}; {mend}") from None
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{path}: not a training state ({error!r}); {mend}") from None
         for name, value in self.settings.items():
-            flag, before = f"--{name.replace('_', '-')}", state["settings"]
+            flag = f"--{name.replace('_', '-')}"
             if name not in before:
                 fault = f"the run in {self.folder} is of older code, which did not have it"
                 raise UserError(f"{flag}: {fault}; resume with that code, or start again in another --output")
             if value != before[name]:
                 got = f"{flag}: got {value}, the run in {self.folder} has {before[name]}"
                 raise UserError(f"{got}; resume with that, or start again in another --output")
+        if CHECKSUM not in metadata:
+            raise UserError(f"{path}: has no checksum, older code wrote it; resume with that code, or {mend}")
+        if self.writes:
+            self._check_metrics(state)
         step = state["step"]
         moments = {}
         for index, (name, parameter) in enumerate(named_parameters(optimizer)):
@@ -145,12 +175,17 @@ class Output:
             self._restore_files(state, model)
         return step
 
+    def _check_metrics(self, state: dict) -> None:
+        """Raises UserError where metrics.jsonl is not as at the save; one that a user has removed passes."""
+        path = self.folder / METRICS
+        content = path.read_bytes()[: state["metrics_bytes"]]
+        if content and digest(content) != state["metrics_sha256"]:
+            raise UserError(f"{path}: damaged; remove it, and the run goes on without its lines so far")
+
     def _restore_files(self, state: dict, model: Transformer) -> None:
         """Cut metrics.jsonl back, remove what a killed save left, write the result of that save."""
         metrics = self.folder / METRICS
-        if metrics.exists():
-            os.truncate(metrics, min(state["metrics_bytes"], metrics.stat().st_size))
-        for left_over in self.folder.glob(".*.tmp"):
-            left_over.unlink()
+        os.truncate(metrics, min(state["metrics_bytes"], metrics.stat().st_size))
+        remove_left_overs(self.folder)
         if state["step"]:
             self._save_result(model)  # after the last step, no save would follow

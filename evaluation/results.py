@@ -7,13 +7,14 @@ import platform
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 import tokenizers
 import torch
 from tqdm import tqdm
 
-from cli import UserError, parse_object
+from cli import UserError, append, parse_object
 from engine.adapter import CONFIG, WEIGHTS
 from formats.checkpoint import checkpoint_folder, tensor_files
 from formats.frames import Frame
@@ -95,23 +96,41 @@ def read_results(path: Path, content: bytes, suites: Iterable[str]) -> tuple[dic
     header = rows[0].get("header") if rows else None
     if not isinstance(header, dict) or header.get("suite") not in list(suites):
         raise UserError(f"{path}: got no header; wanted {wanted}")
+    check_order(path, header, rows[1:])
     return header, rows[1:]
 
 
-def resume(path: Path, header: dict, suites: Iterable[str]) -> int:
+def check_order(path: Path, header: dict, lines: list[dict]) -> None:
+    """Raises UserError where a line is lost, doubled or out of its place; older code did not number them."""
+    mend = "the file was damaged or written by two runs; make it again"
+    questions = header.get("questions")
+    if isinstance(questions, int) and len(lines) > questions:
+        raise UserError(f"{path}: got {len(lines)} lines for {questions} questions; {mend}")
+    seen = set()
+    for place, line in enumerate(lines):
+        at = f"{path}:{place + 2}"
+        if line.get("number", place) != place:
+            raise UserError(f"{at}: got the line of question {line['number']}, wanted {place}; {mend}")
+        name = json.dumps([line.get("category"), line.get("id")])
+        if name in seen and "number" not in line:
+            raise UserError(f"{at}: question {line.get('id')!r} stands above as well; {mend}")
+        seen.add(name)
+
+
+def resume(file: FileIO, path: Path, header: dict, suites: Iterable[str]) -> int:
     """Make a file ready to take a line more; return how many it has. Raises UserError if of another run."""
     first = encoded({"header": header})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = path.read_bytes() if path.exists() else b""
+    content = path.read_bytes()
     if first.startswith(content):  # nothing, or killed before the header was whole
-        path.write_bytes(first)
+        file.truncate(0)
+        append(file, first)
         return 0
     before, lines = read_results(path, content, suites)
     for name, value in json.loads(first)["header"].items():
         if before.get(name) != value:
             got = f"{path}: {name}: got {value!r:.80}, the file was made with {before.get(name)!r:.80}"
             raise UserError(f"{got}; go on with that, or choose another --output")
-    os.truncate(path, content.rfind(b"\n") + 1)
+    file.truncate(content.rfind(b"\n") + 1)
     return len(lines)
 
 

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cli import UserError, read_object
+from cli import UserError, open_file, read_object
 
 MODEL_TYPES = ("llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3", "PanguEmbedded")
 ROPE_TYPES = ("default", "llama3", "longrope")
@@ -305,6 +305,7 @@ def checkpoint_folder(path_or_id: str | Path) -> Path:
 def opened(path: Path) -> Iterator[safe_open]:
     """A mapped safetensors file. Raises UserError when it is absent, cut short or something else."""
     try:
+        open_file(path).close()  # the library takes a file that it may not read for an absent one
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:

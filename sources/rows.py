@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cli import UserError
+from cli import UserError, open_file
 from formats.calls import JSON
 
 
@@ -101,7 +101,7 @@ def read_rows(path: Path) -> Iterator[Any]:
     """
     index = 0
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             stream = Stream(file)
             first = stream.peek()
             if not first:

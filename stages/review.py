@@ -22,10 +22,11 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
-from cli import UserError, cut, hanging, parse_object, printable, terminal_width
+from cli import UserError, append, cut, exclusive, hanging, parse_object, printable, terminal_width
 from data import check_record, numbered_lines
 from formats.calls import JSON, check_call, check_calls
 from stages.edits import marked, replaced, source_of
@@ -158,15 +159,17 @@ class Quit(Exception):
 
 def review(path: Path, decisions: Path, stdin: TextIO | None = None, out: TextIO | None = None) -> Counter:
     """Ask about each undecided row of `path` and append to `decisions`; how often what was decided."""
-    known, counts = read_decisions(decisions), Counter()
-    screen = Screen(stdin or sys.stdin, out or sys.stdout)
-    rows = {row["id"]: row for row in read_rows(path) if row["id"] not in known}
-    with open_decisions(decisions) as file:
+    screen, counts = Screen(stdin or sys.stdin, out or sys.stdout), Counter()
+    undecided = read_rows(path)
+    with exclusive(decisions) as file:
+        known = read_decisions(decisions)
+        rows = {row["id"]: row for row in undecided if row["id"] not in known}
+        file.truncate(decisions.read_bytes().rfind(b"\n") + 1)  # without the torn line of a crash
         try:
             for number, row in enumerate(rows.values(), 1):
                 decision = decide(row, f"{number} of {len(rows)}", screen)
                 if decision:
-                    append(decision, file)
+                    keep(decision, file)
                     counts[decision["decision"]] += 1
                 else:
                     counts["skip"] += 1
@@ -176,22 +179,9 @@ def review(path: Path, decisions: Path, stdin: TextIO | None = None, out: TextIO
     return counts
 
 
-def open_decisions(path: Path) -> BinaryIO:
-    """The file, open to append, without the torn line that a crash may have left at its end."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab+")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
-    file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
-    return file
-
-
-def append(decision: dict, file: BinaryIO) -> None:
+def keep(decision: dict, file: FileIO) -> None:
     """Write a decision; when this returns, it is on the disk."""
-    file.write(json.dumps(decision, ensure_ascii=False).encode() + b"\n")
-    file.flush()
+    append(file, json.dumps(decision, ensure_ascii=False).encode() + b"\n")
     os.fsync(file.fileno())
 
 

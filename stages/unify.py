@@ -42,7 +42,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from cli import UserError, write_whole
+from cli import UserError, open_file, write_whole
 from data import read_line
 from sources.rows import read_rows
 from stages.leaks import LEAK, Functions, Questions, is_worth, words
@@ -324,7 +324,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a file, each with the number of bytes before it."""
     start = 0
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             for line in file:
                 yield start, line
                 start += len(line)

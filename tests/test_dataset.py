@@ -1,5 +1,6 @@
 """dataset.py against data.read_records and data.render in one process, and its cache against no cache."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 
 import data
 import train
@@ -246,6 +246,8 @@ DAMAGES = {
     "no safetensors": lambda whole: b"x" * 1000,
     "an array is missing": lambda whole: whole.replace(b"trained", b"trainer", 1),
     "another type": lambda whole: whole.replace(b'"I32"', b'"F32"', 1).replace(b"BOOL", b"I8  ", 1),
+    "a bit": lambda whole: whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
+    "no checksum": lambda whole: whole.replace(b"sha256", b"sha265", 1),
     "zeros in place of numbers": lambda whole: whole[:1000] + bytes(len(whole) - 1000),
 }
 
@@ -257,8 +259,10 @@ def test_damaged_file_is_made_anew(sample, cache, damage):
     whole = file.read_bytes()
     file.write_bytes(DAMAGES[damage](whole))
     assert file.read_bytes() != whole
-    check_same(dataset.load(sample, FRAME, cache, say=CALLED), naive(sample))
+    told: list[str] = []
+    check_same(dataset.load(sample, FRAME, cache, say=told.append), naive(sample))
     assert kept(cache) == [file] and file.read_bytes() == whole
+    assert len(told) == 1 and told[0].startswith("--cache: ") and told[0].endswith("; rendered anew")
 
 
 KILLED = """
@@ -285,7 +289,7 @@ def test_killed_while_it_writes(sample, cache, monkeypatch):
 
 
 def full_disk(tensors, path):
-    raise SafetensorError("No space left on device")
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("fault", ["no folder", "full disk"])
@@ -319,6 +323,9 @@ def test_default_folder(monkeypatch, cache_folder):
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert dataset.default_cache() == "/home/somebody/.cache/moragent"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # who is in no list of users
+    assert dataset.default_cache() == ""
 
 
 # ---- several processes ----

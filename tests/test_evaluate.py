@@ -6,6 +6,7 @@ The twin of a run that was killed is one that was not.
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 import data
 import evaluate
 import mor
-from cli import run
+from cli import exclusive, run
 from engine.adapter import save_adapter
 from evaluation import bfcl_questions, maths, results, roles
 from model import ModelConfig, Transformer
@@ -428,6 +429,45 @@ def test_the_file_does_not_depend_on_the_batch_nor_on_where_it_was_cut(folders, 
         part.write_bytes(content[:cut])
         assert command(*random_run(folders, path, part, suite, "--batch", batch)) == 0
         assert part.read_bytes() == content and capsys.readouterr().out == printed
+
+
+def test_lines_lost_doubled_or_swapped_are_noticed(folders, tmp_path, capsys):
+    path, output = write_bfcl(tmp_path / "bfcl"), tmp_path / "results.jsonl"
+    argv = random_run(folders, path, output, "bfcl", "--limit", 2)
+    assert command(*argv) == 0
+    head, *lines = output.read_bytes().splitlines(keepends=True)
+    changes = {
+        "lost": [*lines[:1], *lines[2:]],
+        "the first lost": lines[1:],
+        "doubled": [*lines[:2], *lines[1:]],
+        "at the end": [*lines, lines[-1]],
+        "swapped": [lines[1], lines[0], *lines[2:]],
+    }
+    for change, changed in changes.items():
+        output.write_bytes(head + b"".join(changed))
+        before = output.read_bytes()
+        for of in (argv, ["score", output]):
+            capsys.readouterr()
+            assert command(*of) == 2, change
+            error = capsys.readouterr().err
+            assert f"{output}:" in error and "make it again" in error and error.count("\n") == 1
+        assert output.read_bytes() == before
+    unnumbered = [re.sub(rb'"number": [0-9]+, ', b"", line) for line in lines]  # as older code wrote them
+    output.write_bytes(head + b"".join(unnumbered))
+    assert command("score", output) == 0
+    output.write_bytes(head + b"".join([*unnumbered[1:], unnumbered[1]]))
+    assert command("score", output) == 2 and "stands above as well" in capsys.readouterr().err
+
+
+def test_of_two_runs_into_one_file_the_second_is_refused(folders, tmp_path, capsys):
+    path, output = write_bfcl(tmp_path / "bfcl"), tmp_path / "results.jsonl"
+    argv = random_run(folders, path, output, "bfcl", "--categories", "irrelevance")
+    with exclusive(output):
+        assert command(*argv) == 2
+        error = capsys.readouterr().err
+        assert f"{output}: in use by another run" in error and error.count("\n") == 1
+        assert not output.read_bytes()
+    assert command(*argv) == 0
 
 
 KILLED = """

@@ -307,7 +307,7 @@ def test_a_wrong_review_file(tmp_path, text):
 
 
 def test_decisions_that_cannot_be_written(tmp_path):
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be used"):
         review(rows_file(tmp_path, row()), tmp_path / "review.jsonl" / "d", io.StringIO(), io.StringIO())
 
 

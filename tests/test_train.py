@@ -7,12 +7,14 @@ process for two, no cache for a shared one, an uninterrupted run for one that is
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ from cli import run
 from engine import dataset, devices, loss, runs
 from engine.adapter import load_adapter
 from engine.fused import fused_layer
+from engine.tensors import save_file as save_with_checksum
 from formats.frames import load_frame
 from model import ModelConfig, Transformer
 
@@ -150,7 +153,8 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
     for process in started:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def read_metrics(folder: Path, drop: tuple[str, ...] = TIMING) -> list[dict]:
@@ -595,6 +599,17 @@ def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys)
         (["--loras", "0,5,4"], "loras"),
         (["--active", "2,2,0"], "active"),
         (["--scale", "0"], "--scale"),
+        *(
+            ([flag, "inf"], flag)
+            for flag in ("--lr", "--epochs", "--scale", "--alpha1", "--clip", "--lr-ratio")
+        ),
+        (["--rank", "1000000000"], "--rank"),
+        (["--rank", "65536", "--loras", "1000,1000,1000"], "--rank: "),
+        (["--loras", "99999999,5,4"], "1000"),
+        (["--steps", "1000000000000000"], "--steps"),
+        (["--steps", "100000000"], "micro-batches"),
+        (["--scale", "1e-300"], "--scale"),
+        *((["--device", name], "--device") for name in ("meta", "cpu:x", "xla", "mkldnn", "cuda:-1", "")),
         (["--samples", "9"], "--samples: got 9"),
         (["--only-role", "user"], "--only-role"),
         (["--dora"], "dora is True, wanted false, or true with loras 1,0,0"),
@@ -634,6 +649,133 @@ def test_fewer_micro_batches_than_processes(base, sample, tmp_path, monkeypatch,
     argv = ["--data", sample, "--model", base, "--grad-accum", 2, "--output", tmp_path]
     assert train_in_process(*argv) == 2
     assert "--grad-accum" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+def test_what_torchrun_would_have_set_is_no_number(command, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(name, "first")
+    assert train_in_process(*command, "--output", tmp_path) == 2
+    assert capsys.readouterr().err.startswith(f"error: {name}: got 'first'")
+
+
+def test_processes_that_cannot_meet(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert train_in_process(*command, "--output", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "torchrun" in error and error.count("\n") == 1
+
+
+def test_of_two_runs_with_one_output_the_second_is_refused(command, finished, tmp_path, capsys):
+    for folder, flags in ((finished, ["--resume"]), (tmp_path / "new", [])):
+        with runs.claimed(folder, bool(flags), True):
+            before = {path.name: path.read_bytes() for path in folder.iterdir()}
+            assert train_in_process(*command, "--output", folder, *flags) == 2
+            error = capsys.readouterr().err
+            assert "in use by another run" in error and error.count("\n") == 1
+            assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert not list((tmp_path / "new").iterdir())
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Within it, the system refuses to make any file larger, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.6, 0.999])
+def test_a_full_disk_is_one_line_and_leaves_the_last_save(command, finished, tmp_path, capsys, share):
+    """From none of the state to all but its end: the adapter or the log are what does not fit, too."""
+    folder, name = tmp_path / "run", "adapter_model.safetensors"
+    shutil.copytree(finished, folder)
+    before = (folder / runs.STATE).read_bytes()
+    with largest_file(int(share * len(before))):
+        assert train_in_process(*command, "--output", tmp_path / "fresh") == 2
+        resumed = train_in_process(*command, "--output", folder, "--resume")
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 + (resumed == 2) and "free space" in errors[0], errors
+    assert all("cannot be written" in error for error in errors), errors
+    assert (folder / runs.STATE).read_bytes() == before
+    assert not [*folder.glob(".*"), *(tmp_path / "fresh").glob(".*")]
+    assert train_in_process(*command, "--output", folder, "--resume") == 0
+    assert (folder / name).read_bytes() == (finished / name).read_bytes()
+    assert read_metrics(folder) == read_metrics(finished)
+
+
+def damaged(whole: bytes, place: int) -> bytes:
+    return whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+
+
+@pytest.mark.parametrize("place", [0, 20, 300, 3000, -3000, -1])
+def test_a_damaged_state_is_refused(command, finished, tmp_path, capsys, place):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    whole = (folder / runs.STATE).read_bytes()
+    (folder / runs.STATE).write_bytes(damaged(whole, place % len(whole)))
+    assert train_in_process(*command, "--output", folder, "--resume") == 2
+    error = capsys.readouterr().err
+    assert str(folder / runs.STATE) in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", [None, "", "7", "{}", '{"settings": 7}', '{"settings": {}}'])
+def test_a_state_with_another_content_is_refused(command, finished, tmp_path, capsys, text):
+    """Whether its checksum is right or there is none."""
+    tensors = load_file(finished / runs.STATE)
+    metadata = {} if text is None else {"state": text}
+    for write in (save_file, save_with_checksum):
+        write(tensors, tmp_path / runs.STATE, metadata)
+        assert train_in_process(*command, "--output", tmp_path, "--resume") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_state_without_a_checksum_is_refused(command, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    tensors, state = load_file(finished / runs.STATE), json.dumps(state_of(finished))
+    save_file(tensors, tmp_path / "run" / runs.STATE, {"state": state})
+    assert train_in_process(*command, "--output", tmp_path / "run", "--resume") == 2
+    error = capsys.readouterr().err
+    assert "has no checksum, older code wrote it" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["flipped", "torn", "zeros", "cut"])
+def test_a_damaged_log_is_found_before_the_run_goes_on(command, finished, tmp_path, capsys, damage):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    metrics = folder / runs.METRICS
+    whole = metrics.read_bytes()[: state_of(folder)["metrics_bytes"]]
+    changes = {
+        "flipped": damaged(whole, len(whole) // 2),
+        "torn": whole[:-300] + whole[-200:],
+        "zeros": whole[:-300] + bytes(300),
+        "cut": whole[:-1],
+    }
+    metrics.write_bytes(changes[damage])
+    assert train_in_process(*command, "--output", folder, "--resume") == 2
+    error = capsys.readouterr().err
+    assert f"{metrics}: damaged; remove it" in error and error.count("\n") == 1
+    assert metrics.read_bytes() == changes[damage]
+    metrics.unlink()
+    assert train_in_process(*command, "--output", folder, "--resume") == 0
+    assert len(read_metrics(folder)) == 1
+
+
+def test_files_have_the_mode_that_the_umask_leaves(finished):
+    mask = os.umask(0)
+    os.umask(mask)
+    assert {path.stat().st_mode & 0o777 for path in finished.iterdir()} == {0o666 & ~mask}
+
+
+def test_a_reader_that_leaves_does_not_end_the_training(command, finished, start, tmp_path):
+    process = start(*command, "--output", tmp_path / "run")
+    process.stdout.close()
+    assert process.wait(TIMEOUT) == 0
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_another_run_is_not_overwritten(command, finished, capsys):

@@ -7,7 +7,6 @@ One line each, `key` being the SHA-256 of the request as it is sent first:
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cli import UserError
+from cli import UserError, exclusive
 
 
 class Journal(contextlib.AbstractContextManager):
@@ -31,26 +30,13 @@ class Journal(contextlib.AbstractContextManager):
         self.path, self._lock = path, threading.Lock()
         self._lines: dict[bytes, int] = {}  # key -> number of its line, from 0
         self._ends = array("Q", [0])  # bytes before line i
-        self._new = not path.exists()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a+b", buffering=0)
-            with contextlib.ExitStack() as at_fault:
-                at_fault.callback(self._file.close)
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:
-                    raise BlockingIOError  # who had it removes it just now, see __exit__
-                self._load()
-                at_fault.pop_all()
-        except BlockingIOError:
-            raise UserError(f"{path}: in use by another run; wait for it or name another journal") from None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be used ({error.strerror}); choose another place") from None
+        with contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(exclusive(path, "name another journal"))
+            self._load()
+            self._open = stack.pop_all()
 
     def __exit__(self, *_) -> None:
-        if self._new and not self._ends[-1]:
-            self.path.unlink(missing_ok=True)  # a command that asked nothing leaves nothing behind
-        self._file.close()  # and with it the lock
+        self._open.close()  # a command that asked nothing leaves nothing behind
 
     def __contains__(self, key: str) -> bool:
         return bytes.fromhex(key) in self._lines

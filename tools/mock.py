@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import data
-from cli import UserError, parse_object
+from cli import UserError, open_file, parse_object
 from formats.calls import JSON, check_call, same_calls
 
 # ---- tools: from calls to observations ----
@@ -100,7 +99,8 @@ def read_list(path: str) -> list[dict]:
     """The objects in a JSON list or in JSON Lines. Raises UserError."""
     wanted = "a JSON list of objects, or one object per line"
     try:
-        text = Path(path).read_text(encoding="utf-8-sig").strip()
+        with open_file(path) as file:
+            text = file.read().decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); wanted {wanted}") from None
     if text.startswith("{"):

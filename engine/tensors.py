@@ -1,0 +1,91 @@
+"""Safetensors files with a checksum, written tensor by tensor.
+
+The library's own `save_file` writes to a name of its own beside the target, which a killed process leaves
+behind, and gives the file to its owner alone; its `save` holds all of a checkpoint in memory once more.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cli import UserError, open_file
+
+CHECKSUM = "sha256"  # its key in a file's metadata
+# Names of dtypes in the format. The library sorts tensors by dtype in this order, then by name.
+DTYPES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors in the safetensors format, their checksum among the metadata. Raises OSError."""
+    metadata = dict(metadata or {})
+    header: dict[str, dict] = {"__metadata__": metadata | {CHECKSUM: checksum(tensors, metadata)}}
+    order, end = list(DTYPES), 0
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.itemsize
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(raw_bytes(tensors[name]))
+
+
+def load_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, mapped into memory, and metadata. Raises UserError: unreadable, or not what was written.
+
+    A file without a checksum passes: other programs and older code write none.
+    """
+    try:
+        open_file(path).close()  # the library takes a file that it may not read for an absent one
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: no whole safetensors file ({error})") from None
+    check(tensors, metadata, path)
+    return tensors, metadata
+
+
+def check(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    """Raises UserError where the checksum among the metadata, if there is one, is of something else."""
+    rest = {key: text for key, text in metadata.items() if key != CHECKSUM}
+    if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(tensors, rest):
+        raise UserError(f"{path}: damaged, its checksum is of other content")
+
+
+def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 of names, kinds, shapes and contents, and of the metadata, in hex."""
+    whole = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        whole.update(raw_bytes(tensor))
+    return whole.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> np.ndarray:
+    """uint8 [bytes]: what is stored of a tensor; a view where it lies in memory in one piece."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
