@@ -57,7 +57,7 @@ TRAINING = {  # flags of train.py that all runs of a study have
 EVALUATION = {  # suite of evaluate.py, files of questions, flags
     "tiny": ("roles", ("unseen", "seen"), ""),
     "smoke": ("roles", ("unseen", "seen"), "--limit 2"),
-    "smollm2": ("bfcl", ("bfcl",), "--limit 100 --dtype bfloat16 --categories " + " ".join(CATEGORIES)),
+    "smollm2": ("bfcl", ("bfcl",), "--limit 75 --dtype bfloat16 --categories " + " ".join(CATEGORIES)),
 }
 
 
