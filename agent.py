@@ -146,6 +146,40 @@ class Episode:
         self.watch("note", "no further turn is left, so summarizer")
         self.watch("note", None)
 
+    # ---- for those who lead the episode themselves ----
+
+    def follow(self, turns: list[dict]) -> None:
+        """Append what was said before."""
+        for turn in turns:
+            self._settle(turn, len(self.ids), [])
+
+    def step(self, then: str | None = None) -> tuple[list[dict], str | None, str | None]:
+        """A reasoner turn and one of the role that it names -> (turns, fault of the calls, limit or None).
+
+        No call is answered. then: the role that follows, whomever the reasoner names. limit: a status as in
+        the head of this file, of the turn that is the last one; turns may then lack the second.
+        """
+        start = len(self.ids)
+        turn, _, limit = self._take_turn("reasoner")
+        if limit:
+            return [turn] if turn else [], None, limit
+        if then and turn["next"] != then:
+            turn |= {"next": then}
+            self.record["trajectory"].pop()
+            self._settle(turn, start, self.ids[start:])
+        second, fault, limit = self._take_turn(turn["next"])
+        return [turn, second] if second else [turn], fault, limit
+
+    def here(self) -> tuple[int, int]:
+        """A place to which `back` returns: tokens and turns so far."""
+        return len(self.ids), len(self.record["trajectory"])
+
+    def back(self, place: tuple[int, int]) -> None:
+        """Take back all that came after a place; the cache keeps what stood before it."""
+        tokens, turns = place
+        self.cache.truncate(tokens)
+        del self.ids[tokens:], self.role_ids[tokens:], self.record["trajectory"][turns:]
+
     # ---- a turn: generate, parse, append ----
 
     def _take_turn(self, role: str) -> tuple[dict, str | None, str | None]:

@@ -94,11 +94,6 @@ class FirstAction(Episode):
     exit_status: called, unreadable (the calls), no_call, or a limit's as in agent.py.
     """
 
-    def follow(self, turns: list[dict]) -> None:
-        """Append what was said before the query."""
-        for turn in turns:
-            self._settle(turn, len(self.ids), [])
-
     def _run(self) -> str:
         turn, _, limit = self._take_turn("reasoner")
         if limit:

@@ -145,6 +145,34 @@ def test_run_episode_is_one_query(model, frame):
 ROUND = ["user", "reasoner", "executor", "observation", "reasoner", "summarizer"]
 
 
+def test_steps_led_from_outside_are_the_episode_and_can_be_taken_back(model, frame):
+    whole = play(model, frame, FULL)
+    led = Episode(model, frame, Tools([WEATHER, CLOCK]), speak=Script(frame, FULL[:2] * 2 + FULL[2:]))
+    led.follow([{"role": "user", "content": "Weather in Bali?"}])
+    start = led.here()
+    for _ in range(2):  # said, taken back, and said again
+        led.back(start)
+        assert led.record["trajectory"] == whole.record["trajectory"][:1]
+        (thought, calls), fault, limit = led.step()
+        assert led.ids == whole.ids[: len(led.ids)]
+    assert (thought["next"], calls["role"], fault, limit) == ("executor", "executor", None, None)
+    led.follow([whole.record["trajectory"][3]])
+    assert [turn["role"] for turn in led.step()[0]] == ["reasoner", "summarizer"]
+    check_whole(led)
+    assert led.ids == whole.ids and led.role_ids == whole.role_ids
+
+
+def test_who_leads_may_name_the_role_that_follows(model, frame):
+    led = Episode(model, frame, Tools([WEATHER]), speak=Script(frame, [THINK, "No."]))
+    led.follow([{"role": "user", "content": "Weather?"}])
+    (thought, said), fault, limit = led.step("summarizer")
+    check_whole(led)
+    assert thought["next"] == "summarizer" and said == {"role": "summarizer", "content": "No."}
+    led = Episode(model, frame, Tools([WEATHER]), speak=Script(frame, [THINK]), max_new_tokens=1)
+    led.follow([{"role": "user", "content": "Weather?"}])
+    assert led.step()[1:] == (None, "max_tokens")
+
+
 @pytest.mark.parametrize(
     ("status", "options", "texts", "roles"),
     [
