@@ -1,4 +1,4 @@
-"""endpoint.py against a real server on this machine: every fault alone, all at once, and SIGKILL amid them.
+"""endpoint.py against a real server on this machine, over connection.py: every fault alone, and all at once.
 
 The server computes each request's key by itself, from the bytes that came.
 """
@@ -25,8 +25,9 @@ import pytest
 from chat_server import FAULTS, ChatServer, misbehave
 
 import cli
-from tools import endpoint
-from tools.endpoint import CutOff, Endpoint, Unanswered, seconds_after
+from tools import connection, endpoint
+from tools.connection import seconds_after
+from tools.endpoint import CutOff, Endpoint, Unanswered
 from tools.journal import Journal
 
 KEY = "sk-very/secret+0123456789"
@@ -234,7 +235,7 @@ def test_one_exchange_has_a_largest_size_and_a_longest_time(fault, journal):
 
 def test_a_connection_that_comes_late_is_ended_at_once():
     ours, theirs = socket.socketpair()
-    with ours, theirs, endpoint.HangUp(0.001) as line:
+    with ours, theirs, connection.HangUp(0.001) as line:
         while not line.late:
             time.sleep(0.001)
         stream = SimpleNamespace(get_extra_info=lambda name: ours)
@@ -246,11 +247,11 @@ def test_a_connection_that_comes_late_is_ended_at_once():
 def test_a_small_reply_is_not_unpacked_to_a_large_one():
     body = gzip.compress(bytes(1 << 28), 1)
     tracemalloc.start()
-    with pytest.raises(endpoint.Transient, match="more than 8 MiB"):
-        endpoint.decompressed(body, {"content-encoding": "gzip"})
+    with pytest.raises(connection.Transient, match="more than 8 MiB"):
+        connection.decompressed(body, {"content-encoding": "gzip"})
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert most < 4 * endpoint.LARGEST
+    assert most < 4 * connection.LARGEST
 
 
 def test_a_compressed_reply_is_read(journal):
@@ -525,7 +526,7 @@ def test_retry_after_is_read_in_both_forms():
     assert seconds_after(formatdate(999_000, usegmt=True), 1_000_000) == 0
     for nonsense in (None, "", "soon", "nan", "-5", "Mon, 99 Foo"):
         assert seconds_after(nonsense, 0) == 0
-    assert seconds_after("1e9", 0) == seconds_after("inf", 0) == endpoint.LONGEST_RETRY_AFTER
+    assert seconds_after("1e9", 0) == seconds_after("inf", 0) == connection.LONGEST_RETRY_AFTER
 
 
 @pytest.mark.parametrize("fault", ["429-after", "503-after"])

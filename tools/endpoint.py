@@ -21,24 +21,16 @@ The key goes into the Authorization header and nowhere else: where a server repe
 """
 
 import contextlib
-import importlib
-import ipaddress
 import json
 import os
 import random
-import socket
-import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from types import ModuleType
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from cli import UserError
+from tools.connection import DETAIL, Connection, Transient, proxy_of, seconds_after
 from tools.journal import Journal, request_bytes
 
 Message = dict[str, str]  # {"role": "system", "user" or "assistant", "content": text}
@@ -54,11 +46,7 @@ MEND = {
     403: "set a key with access",
     404: "check --base-url (most end in /v1) and the model's name",
 }
-LARGEST = 1 << 23  # bytes of a reply
-TOO_LARGE = f"a reply of more than {LARGEST >> 20} MiB"
-LONGEST_BACK_OFF, LONGEST_RETRY_AFTER = 60.0, 600.0  # seconds
-DETAIL = 300  # characters of what a server says of a fault
-SECRET = 8  # characters from which a key is hidden; "EMPTY", for a local server, may stand in answers
+LONGEST_BACK_OFF = 60.0  # seconds
 
 
 class Unanswered(Exception):
@@ -70,14 +58,6 @@ class Unanswered(Exception):
     def __init__(self, reason: str, detail: str = "", passing: bool = False):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail, self.passing = reason, detail, passing
-
-
-class Transient(Exception):
-    """A try has failed. after: seconds the server wants us to wait. busy: 429. unreachable: no connection."""
-
-    def __init__(self, text: str, after: float = 0.0, busy: bool = False, unreachable: bool = False):
-        super().__init__(text)
-        self.after, self.busy, self.unreachable = after, busy, unreachable
 
 
 class CutOff(str):
@@ -131,91 +111,12 @@ def read_key(variable: str = "OPENAI_API_KEY") -> str | None:
     return os.environ.get(variable, "").strip() or None
 
 
-def check_key(key: str | None) -> None:
-    """Raises UserError for a key that a header cannot hold, or that servers would repeat in other letters."""
-    if key and (not key.isascii() or not key.isprintable() or set(key) & set(' "\\')):
-        raise UserError("the key in the environment holds what no key does, say a space; set it again")
-
-
-def http_library() -> ModuleType:
-    """The HTTP client that huggingface_hub brings: httpx2 with its version 2, httpx with version 1."""
-    for name in ("httpx2", "httpx"):
-        with contextlib.suppress(ModuleNotFoundError):
-            return importlib.import_module(name)
-    raise UserError("asking an endpoint wants the package httpx2 or httpx; pip install httpx2")
-
-
-def check_url(url: str) -> str:
-    """The URL without a slash at its end. Raises UserError for what is no base URL."""
-    secret = set(url) & set("@?#")
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(url)
-        plain = url.isascii() and url.isprintable() and " " not in url and not secret
-        if plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            parts.hostname.encode("idna")  # ValueError for what is no name, as a..b
-            if ":" in parts.hostname:
-                ipaddress.ip_address(parts.hostname)
-            return url.rstrip("/")
-    got = "one with a user, a query or a fragment" if secret else f"{url!r:.100}"
-    raise UserError(f"--base-url: got {got}, wanted http://HOST/v1 or https://HOST/v1; keys: environment")
-
-
-def is_local(host: str) -> bool:
-    """Whether a host of a URL is this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
-
-
-def proxy_of(url: str) -> str:
-    """Host and port of the proxy that the environment names for a URL; "" for none."""
-    parts, proxies = urlsplit(url), getproxies()
-    address = proxies.get(parts.scheme) or proxies.get("all") or ""
-    if is_local(parts.hostname) or proxy_bypass(parts.hostname):
-        return ""
-    return address.rpartition("@")[2].rpartition("//")[2].rstrip("/")
-
-
-class HangUp(contextlib.AbstractContextManager):
-    """Ends an exchange some seconds after its beginning, whatever the server sends; then it is `late`.
-
-    trace: to be httpx's extension of that name, which hears of each new connection.
-    """
-
-    def __init__(self, seconds: float):
-        self.late, self._socket = False, None
-        self._timer = threading.Timer(seconds, self._hang_up)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def __exit__(self, *_) -> None:
-        self._timer.cancel()
-        if self._socket:
-            self._socket.close()
-
-    def trace(self, event: str, info: dict) -> None:
-        if event.endswith("connect_tcp.complete"):
-            self._socket = info["return_value"].get_extra_info("socket").dup()  # TLS takes the first one
-            if self.late:
-                self._hang_up()
-
-    def _hang_up(self) -> None:
-        self.late = True
-        if self._socket:
-            with contextlib.suppress(OSError):  # it has just ended
-                self._socket.shutdown(socket.SHUT_RDWR)
-
-
 class Endpoint(contextlib.AbstractContextManager):
     """One model at one server. `ask` may be called from any number of threads; `usage` counts.
 
     workers: open connections. rate: requests a minute, evenly spaced. tries: of one request, in all.
     backoff: seconds before the second try, doubled before each further one. connect, read (between two pieces
-    of a reply) and total (of one try): seconds. Each try has a connection of its own, which can be ended. A
-    server on this machine is asked without a proxy. Raises UserError for a bad URL, key or proxy, or no HTTP
-    client.
+    of a reply) and total (of one try): seconds. Raises UserError as Connection does.
     """
 
     def __init__(
@@ -236,12 +137,11 @@ class Endpoint(contextlib.AbstractContextManager):
         total: float = 300.0,
         prices: Prices = None,
     ):
-        check_key(key)
-        self._key = key if key and len(key) >= SECRET else None  # to be hidden
-        self._url = f"{check_url(base_url)}/chat/completions"
-        self.base_url, self.model, self.journal = self._clean(base_url), model, journal
+        limits = {"workers": workers, "connect": connect, "read": read, "total": total}
+        self._connection = Connection(base_url, key, **limits)
+        self.base_url, self.model, self.journal = self._connection.base_url, model, journal
         self._settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
-        self._tries, self._backoff, self._total = tries, backoff, total
+        self._tries, self._backoff = tries, backoff
         self._renamed = False  # whether the server wants max_completion_tokens
         self._spacing = 60 / rate if rate else 0.0  # seconds between two requests
         self.usage = Usage(prices=prices)
@@ -250,28 +150,9 @@ class Endpoint(contextlib.AbstractContextManager):
         self._answered, self._empty = False, 0  # whether any, how many replies without one before that
         self._fault: str | None = None  # one that concerns all requests
         self._ended = threading.Event()  # set where there is one
-        http = self._http = http_library()
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        url = urlsplit(self._url)
-        local = is_local(url.hostname)
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-            if url.scheme == "http" and not local:
-                warning = f"{self.base_url}: the key goes there unencrypted; wanted https://"
-                print(f"warning: {warning}", file=sys.stderr)
-        timeout = http.Timeout(connect=connect, read=read, write=read, pool=None)
-        limits = http.Limits(max_connections=workers, max_keepalive_connections=0)
-        options = {"headers": headers, "timeout": timeout, "limits": limits, "follow_redirects": False}
-        try:
-            self._client = http.Client(trust_env=not (local and url.scheme == "http"), **options)
-        except (ValueError, ImportError, http.InvalidURL):  # their texts may hold the proxy's password
-            raise UserError(
-                "a proxy of the environment (all_proxy, http_proxy, https_proxy) cannot be used; "
-                "unset it, or set it to http://HOST:PORT"
-            ) from None
 
     def __exit__(self, *_) -> None:
-        self._client.close()
+        self._connection.close()
 
     def knows(self, messages: list[Message]) -> bool:
         """Whether the journal has an answer, or a refusal."""
@@ -307,14 +188,14 @@ class Endpoint(contextlib.AbstractContextManager):
             self._wait_turn()
             try:
                 sent = renamed(data) if self._renamed else data
-                return self._read(sent, *self._post(sent), tokens)
+                return self._read(sent, *self._connection.post(sent), tokens)
             except Transient as error:
                 fault = error
             unreachable &= fault.unreachable
             if number + 1 < self._tries:
                 self._back_off(number, fault)
         if unreachable and self._replies == replies:  # nobody else got through meanwhile
-            proxy = proxy_of(self._url)
+            proxy = proxy_of(self._connection.url)
             if proxy:
                 how = "mend or unset the proxy in the environment, or start the server"
                 raise self._end(f"cannot be reached through the proxy {proxy} ({fault}); {how}")
@@ -353,26 +234,6 @@ class Endpoint(contextlib.AbstractContextManager):
         self._fault = self._fault or f"{self.base_url}: {fault}, then run again: what is answered is kept"
         self._ended.set()
         return UserError(self._fault)
-
-    def _post(self, data: bytes) -> tuple[int, dict, bytes]:
-        """The reply's status, headers and body. Raises Transient."""
-        http, body = self._http, bytearray()
-        with HangUp(self._total) as line:
-            try:
-                extensions = {"trace": line.trace}
-                with self._client.stream("POST", self._url, content=data, extensions=extensions) as response:
-                    for part in response.iter_raw():
-                        body += part
-                        if len(body) > LARGEST:
-                            raise Transient(TOO_LARGE)
-            except http.RequestError as error:
-                if not line.late:
-                    unreachable = isinstance(error, (http.ConnectError, http.ConnectTimeout, http.ProxyError))
-                    text = self._clean(f"{type(error).__name__}: {error}".rstrip(": "))[:DETAIL]
-                    raise Transient(text, unreachable=unreachable) from None
-        if line.late:
-            raise Transient(f"no whole reply in {self._total:g} s")
-        return response.status_code, response.headers, decompressed(bytes(body), response.headers)
 
     def _read(self, sent: bytes, status: int, headers: dict, body: bytes, tokens: int) -> dict:
         """What a reply says, counted and in the journal's form. Raises Transient, UserError."""
@@ -438,7 +299,7 @@ class Endpoint(contextlib.AbstractContextManager):
             raise Transient("a reply whose answer is no text")
         entry = {"content": content, "finish_reason": finish}
         if content:
-            entry["content"] = self._clean(content)
+            entry["content"] = self._connection.clean(content)
         if finish:
             entry["finish_reason"] = self._said(finish)
         if refused:
@@ -459,11 +320,7 @@ class Endpoint(contextlib.AbstractContextManager):
             if isinstance(reply, dict) and reply.get(name):
                 reply = reply[name]
         text = reply if isinstance(reply, str) else json.dumps(reply)
-        return " ".join(self._clean(text).split())[:DETAIL]
-
-    def _clean(self, text: str) -> str:
-        """The text without the key."""
-        return text.replace(self._key, "[key]") if self._key else text
+        return " ".join(self._connection.clean(text).split())[:DETAIL]
 
 
 def answer_of(entry: dict) -> str:
@@ -496,22 +353,6 @@ def no_endpoint(headers: dict, body: bytes) -> str:
     return ""
 
 
-def decompressed(body: bytes, headers: dict) -> bytes:
-    """The body of a server that compresses though it was not asked to, up to LARGEST. Raises Transient."""
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding in ("identity", ""):
-        return body
-    if encoding not in ("gzip", "deflate"):
-        raise Transient(f"a reply in the encoding {encoding!r:.40}, which was not asked for")
-    try:
-        text = zlib.decompressobj(47).decompress(body, LARGEST + 1)  # 47: either of the two
-    except zlib.error:
-        raise Transient("a reply whose compression is broken") from None
-    if len(text) > LARGEST:
-        raise Transient(TOO_LARGE)
-    return text
-
-
 def renamed(data: bytes) -> bytes:
     """The request with max_completion_tokens in place of max_tokens, as newer models want it."""
     body = json.loads(data)
@@ -532,11 +373,3 @@ def refusal(reason: str, detail: str) -> dict:
     """What the journal keeps of a request that was refused."""
     nothing = {"content": None, "finish_reason": None, "prompt_tokens": 0, "completion_tokens": 0}
     return nothing | {"refused": reason, "detail": detail}
-
-
-def seconds_after(header: str | None, now: float) -> float:
-    """What a Retry-After asks for, in seconds or as a date; 0 for nonsense. now: seconds since 1970."""
-    for read in (float, lambda text: parsedate_to_datetime(text).timestamp() - now):
-        with contextlib.suppress(ValueError, TypeError, OverflowError):
-            return min(max(0.0, read(header)), LONGEST_RETRY_AFTER)
-    return 0.0
