@@ -1,4 +1,4 @@
-"""rules.py: what the templates say, in which situation, and that nothing but the record decides."""
+"""rules.py, thoughts.py: what the templates say, in which situation; nothing but the record decides."""
 
 import json
 import random
