@@ -18,7 +18,6 @@ the order of their worth; what no time is left for is named. The first two steps
 """
 
 import argparse
-import gc
 import json
 import os
 import re
@@ -28,9 +27,7 @@ import subprocess
 import sys
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,8 +39,9 @@ from tqdm import tqdm
 
 import train
 from benchmarks import common, decode, peers, train_step
-from benchmarks.common import ROOT, Texts
-from cli import ArgumentParser, layout, read_object, run, write_whole
+from benchmarks.common import ROOT, Texts, clock
+from benchmarks.gpu_rows import Results, bandwidth, kernels, matmul_peak, tables, waits
+from cli import ArgumentParser, read_object, run, write_whole
 from engine.devices import choose_device, choose_dtype, peak_memory
 from engine.generation import Sequence as Stream
 from engine.generation import accept, score
@@ -81,138 +79,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.here = args.here or args.smoke
     return args
-
-
-# ---- results ----
-
-
-class Results:
-    """gpu.json: the environment and, per part, its rows; written whole after every change."""
-
-    def __init__(self, folder: Path, part: str, wanted: Sequence[str] = ("",), keep: bool = False):
-        """Rows that the part has are dropped, unless `keep` says otherwise; wanted: see --rows."""
-        self.wanted = wanted
-        self.path, self.part, self.started = folder / "gpu.json", part, time.monotonic()
-        self.all = read_object(self.path, "results") if self.path.exists() else {}
-        self.all[part] = self.all.get(part, []) if keep else []
-
-    def left(self) -> float:
-        """Seconds of the part's time."""
-        return PARTS[self.part][1] - (time.monotonic() - self.started)
-
-    def add(self, what: str, **values) -> None:
-        self.all[self.part].append({"what": what} | values)
-        text = json.dumps(self.all, indent=1) + "\n"
-        write_whole(self.path, lambda path: path.write_text(text, encoding="utf-8"))
-
-    @contextmanager
-    def row(self, what: str, needs: float = 0) -> Iterator[dict]:
-        """What the block puts into the dict becomes a row; so does what it raises.
-
-        Where less than `needs` seconds are left the block has to leave: `values["skip"]` says so. So it does
-        where the row is not wanted; then there is none.
-        """
-        values = {}
-        if not any(text in what for text in self.wanted):
-            yield {"skip": "not wanted"}
-            return
-        if self.left() < needs:
-            values["skip"] = f"{self.left():.0f} s were left, it needs {needs}"
-        try:
-            yield values
-        except Exception as error:  # of any kind: the next row may work
-            values["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            values["traceback"] = traceback.format_exc()
-        self.add(what, **values)
-        gc.collect()  # of models, which hold themselves by their hooks
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def shown(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def tables(results: dict) -> str:
-    """One table for each list of rows that share their columns; a failure in one line."""
-    text = ""
-    for part, rows in results.items():
-        text += f"\n== {part}\n"
-        columns = None
-        table = []
-        for row in rows:
-            row = {name: value for name, value in row.items() if name != "traceback"}
-            if list(row) != columns:
-                text += layout(table) if table else ""
-                columns, table = list(row), [list(row)]
-            table.append([shown(value).replace("\n", "\n  ") for value in row.values()])
-        text += layout(table) if table else ""
-    return text
-
-
-# ---- what is measured ----
-
-
-def clock(device: torch.device) -> float:
-    return common.clock(device)
-
-
-def repeated(work: Callable, device: torch.device, times: int) -> float:
-    """Seconds a call, best of five series; a first call is not counted."""
-    work()
-    best = float("inf")
-    for _ in range(5):
-        started = clock(device)
-        for _ in range(times):
-            work()
-        best = min(best, (clock(device) - started) / times)
-    return best
-
-
-def matmul_peak(args: argparse.Namespace) -> float:
-    """Operations a second of a product of two square matrices in the base's dtype."""
-    size = 128 if args.smoke else 8192
-    a, b = torch.randn(2, size, size, device=args.device).to(args.dtype)
-    return 2 * size**3 / repeated(lambda: a @ b, args.device, 10)
-
-
-def bandwidth(args: argparse.Namespace) -> float:
-    """Bytes a second, read and written, of a copy of 1 GiB."""
-    source = torch.ones(2**12 if args.smoke else 2**28, device=args.device)
-    target = torch.empty_like(source)
-    return 2 * 4 * source.numel() / repeated(lambda: target.copy_(source), args.device, 10)
-
-
-def waits(step: Callable) -> int:
-    """How often the host waits for the GPU in a step, by torch's own count."""
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught)
-
-
-def kernels(step: Callable, device: torch.device) -> list[tuple[str, float, int]]:
-    """Name, milliseconds and count of what a step runs on the device, the longest first."""
-    from torch.autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
-
-    cuda = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
-        step()
-        clock(device)
-    found = []
-    for event in profiler.key_averages():
-        if cuda and event.device_type == DeviceType.CUDA:
-            found.append((event.key, event.self_device_time_total / 1e3, event.count))
-        elif not cuda:
-            found.append((event.key, event.self_cpu_time_total / 1e3, event.count))
-    return sorted(found, key=lambda each: -each[1])
 
 
 # ---- training ----
@@ -472,10 +338,11 @@ def run_here(part: str, args: argparse.Namespace) -> None:
     args.rank = MoRConfig().rank
     if args.smoke:
         args.data = ROOT / "bfcl_seen.jsonl"  # which is read faster
-    results = Results(args.out, part, args.rows)
+    work, seconds = PARTS[part]
+    results = Results(args.out, part, seconds, args.rows)
     results.all["environment"] = [{"what": line} for line in common.environment(args).splitlines()]
     try:
-        PARTS[part][0](results, args)
+        work(results, args)
     except Exception:
         results.add(part, failed="see traceback", traceback=traceback.format_exc())
     results.add("time", seconds=time.monotonic() - results.started)
@@ -483,11 +350,12 @@ def run_here(part: str, args: argparse.Namespace) -> None:
 
 def run_apart(part: str, args: argparse.Namespace, start: Callable = subprocess.Popen) -> None:
     """In a process of its own, which is ended with all that it has started when the time is over."""
+    _, seconds = PARTS[part]
     command = [sys.executable, "-m", "benchmarks.gpu", "--here", "--only", part, "--out", str(args.out)]
     command += ["--device", args.device, "--rows", *args.rows]
     process = start(command, cwd=ROOT, start_new_session=True)
     try:
-        code = process.wait(PARTS[part][1] + START)
+        code = process.wait(seconds + START)
         fault = f"its process ended with code {code}" if code else ""
     except subprocess.TimeoutExpired:
         fault = "stopped: its time was over"
@@ -496,7 +364,7 @@ def run_apart(part: str, args: argparse.Namespace, start: Callable = subprocess.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if fault:
-        Results(args.out, part, keep=True).add(part, failed=fault)
+        Results(args.out, part, seconds, keep=True).add(part, failed=fault)
 
 
 def main(argv: list[str] | None = None) -> None:

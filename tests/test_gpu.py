@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 import mor
 import train
 from benchmarks import gpu
+from benchmarks.gpu_rows import waits
 from data import Example
 from engine.devices import flat_gradients
 from engine.fused import for_training, orthogonal_loss
@@ -302,7 +303,7 @@ def test_waits_by_torchs_own_count(device):
     for name in ("llama_untied_sharded", "llama_tied_llama3rope"):  # two layers, three
         model = grouped(adapted(FIXTURES / name, torch.bfloat16, device))
         step_of(model)
-        found.append(gpu.waits(partial(step_of, model)))
+        found.append(waits(partial(step_of, model)))
     assert found[0] == found[1]
 
 
@@ -350,7 +351,7 @@ def test_a_failure_is_a_row_and_loses_no_other(tmp_path, monkeypatch):
 
 
 def test_a_part_is_stopped_when_its_time_is_over_and_keeps_its_rows(tmp_path, monkeypatch):
-    gpu.Results(tmp_path, "quick").add("before", x=1)
+    gpu.Results(tmp_path, "quick", 10).add("before", x=1)
 
     def popen(command, **options):
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
