@@ -391,21 +391,30 @@ def load(args: Namespace) -> tuple[Transformer, Frame]:
     """The adapted model, or the base with no --adapter, made for inference; its frame. Raises UserError."""
     folder = checkpoint_folder(args.model)
     if args.adapter and not (Path(args.adapter) / "adapter_config.json").is_file():
+        if (Path(args.adapter) / "config.json").is_file():
+            mend = f"give --model {args.adapter} --adapter ''"
+            raise UserError(f"--adapter: {args.adapter} holds a whole model and no adapter; {mend}")
         base = "" if args.model == str(HERE / "tiny") else f" --model {args.model}"
         command = f"python train.py --data bfcl.jsonl{base} --output {args.adapter}"
-        mend = f"train one with `{command}` or give --adapter its folder"
+        mend = f"train one with `{command}` or give --adapter its folder, or '' for the base alone"
         raise UserError(f"{args.adapter}: no adapter there; {mend}")
     device = choose_device(args.device)
     model = Transformer.from_pretrained(folder, choose_dtype(args.dtype, device), device)
     frame, prompts = args.frame, args.prompts or ""
     if args.adapter:  # it goes on with the frame and the prompts that it was trained with
         config = load_adapter(model, args.adapter)
-        if args.prompts not in (None, config.prompts):
-            got = f"--prompts: got {args.prompts}, {args.adapter} was trained with {config.prompts}"
-            raise UserError(f"{got}; leave the flag out")
+        check_flag("--prompts", prompts, config.prompts, args.adapter)
+        check_flag("--frame", frame, config.frame, args.adapter)
         frame, prompts = frame or config.frame, config.prompts
     frame = load_frame(folder, frame, prompts)
     return for_inference(model.eval()), frame
+
+
+def check_flag(flag: str, given: str, trained_with: str, adapter: str) -> None:
+    """Raises UserError for another value than the adapter was trained with; "" on either side fits all."""
+    if given and trained_with and given != trained_with:
+        got = f"{flag}: got {given}, {adapter} was trained with {trained_with}"
+        raise UserError(f"{got}; leave the flag out")
 
 
 def converse(start: Callable[[], Episode]) -> None:

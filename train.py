@@ -123,8 +123,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--targets", default=",".join(config.targets), metavar="NAMES", help="names of linears to adapt")
     add("--shared-gate", action=argparse.BooleanOptionalAction, default=False,
         help="put a sigmoid gate on the shared LoRA, as the released code does and Eq. 7 does not")
-    add("--prompts", choices=[*PROMPTS], default=config.prompts,
-        help="what the roles are told: our few words, or those of the paper's Figs. 8 to 10")
+    add("--prompts", choices=[*PROMPTS],
+        help="what the roles are told: our few words, or those of the paper's Figs. 8 to 10; "
+        "None: short, or what a model that was trained here as a whole was told")
     add("--init", choices=("lora", "released"), default="lora",
         help="A starts within 1/sqrt(in), or within 1/sqrt(rank * in) as in the released code")
 
@@ -298,13 +299,13 @@ def train(
             for i in range(processes.rank, len(micro_batches), processes.size):
                 examples = [trajectories[j].example for j in micro_batches[i]]
                 nll, by_role = token_losses(model, examples)  # 2. forward with MoR, Eq. 5
-                ce = nll / supervised  # 3. the loss; Eq. 9
+                ce = nll / supervised  # Eq. 9
                 balance = orthogonal = torch.zeros_like(ce)
                 if adapted:
                     balance = mor.balance_loss(model, args.balance) / len(micro_batches)  # Eqs. 10 to 12
                 if adapted and i == 0:
                     orthogonal = orthogonal_loss(model)  # Eq. 13
-                loss = ce + args.alpha1 * balance + args.alpha2 * orthogonal  # Eq. 8
+                loss = ce + args.alpha1 * balance + args.alpha2 * orthogonal  # 3. the loss, Eq. 8
                 loss.backward()
                 masters.gather()
                 load = mor.router_load(model) if adapted else {}
@@ -425,7 +426,8 @@ def report(bar: tqdm, record: dict, seconds: float, processes: Processes) -> Non
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     folder = checkpoint_folder(args.model)
-    frame = load_frame(folder, args.frame, args.prompts)
+    frame = load_frame(folder, args.frame, args.prompts or "")
+    args.prompts = frame.prompts
     base, config = ModelConfig.from_file(folder), adapter_config(args, frame)
     if args.show:
         return show(args, frame)

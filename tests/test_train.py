@@ -572,6 +572,23 @@ def test_two_processes_are_one(command, finished, start, tmp_path):
 # ---- refusals ----
 
 
+def test_a_base_that_was_trained_here_is_told_what_it_was_told(base, sample, tmp_path, capsys):
+    config = json.loads((base / "config.json").read_text()) | {
+        "moragent": {"frame": "llama3", "prompts": "paper"}
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(base / "tokenizer.json", tmp_path)
+    paper, short = (data.role_prompts("bfcl", name)[0][:40] for name in ("paper", "short"))
+    for model, flags, told in [
+        (base, [], short),
+        (base, ["--prompts", "paper"], paper),
+        (tmp_path, [], paper),
+        (tmp_path, ["--prompts", "short"], short),
+    ]:
+        assert train_in_process("--data", sample, "--model", model, "--show", 1, *flags) == 0
+        assert told in capsys.readouterr().out
+
+
 def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.Transformer, "from_pretrained", lambda *_: pytest.fail("loaded the model"))
     assert train_in_process("--data", sample, "--model", base, "--show", 2, "--output", tmp_path / "run") == 0
