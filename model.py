@@ -386,7 +386,7 @@ class Transformer(nn.Module):
     def compile_layers(self) -> None:
         """Compile each layer as a whole, once for all of them; the first steps then take a minute more.
 
-        For engine.fused's grouped form on a GPU, whose graph is the same for every packing.
+        For the layers of engine/grouped.py on a GPU, whose graph is the same for every packing.
         """
         for layer in self.model.layers:
             layer.compile(dynamic=True)

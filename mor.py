@@ -66,7 +66,7 @@ class MoRConfig:
     dora: bool = False  # a rival: see engine/dora.py
     orthogonal: str = "directions"  # or "printed": two readings of Eq. 13, see overlap
     frame: str = ""  # how turns are marked, see formats/frames.py; "": the base model's own
-    prompts: str = "short"  # or "paper": what the roles are told, see data.py
+    prompts: str = "short"  # or "paper": what the roles are told, see formats/prompts.py
 
     def __post_init__(self) -> None:
         for name in ("loras", "active", "targets"):

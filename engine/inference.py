@@ -104,7 +104,7 @@ class AllRows(RoleRows):
     most: int  # LoRAs that the router chooses for a row, the largest top_k among the roles present
     shared: Tensor  # [T, 1, L] 1 at the shared LoRA of the row's role, else 0
     barred: Tensor  # bool [T, 1, L] all but the routed LoRAs of the row's role: its router cannot choose them
-    surplus: Tensor | None  # bool [T, 1, most] where rank >= top_k of the row's role; None: nowhere
+    surplus: Tensor | None  # bool [T, 1, most] choices beyond top_k of the row's role; None: there are none
 
 
 class MoRInference(nn.Module):
