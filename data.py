@@ -324,13 +324,13 @@ def first_fit(indices: list[int], lengths: list[int], budget: int) -> list[list[
     """Batches of the indices: the longest first, each into the first batch that has room for it."""
     batches, room = [], []
     for index in sorted(indices, key=lambda i: -lengths[i]):
-        with_room = (b for b, left in enumerate(room) if lengths[index] <= left)
-        b = next(with_room, len(batches))
-        if b == len(batches):
+        with_room = (number for number, left in enumerate(room) if lengths[index] <= left)
+        first = next(with_room, len(batches))
+        if first == len(batches):
             batches.append([])
             room.append(budget)
-        batches[b].append(index)
-        room[b] -= lengths[index]
+        batches[first].append(index)
+        room[first] -= lengths[index]
     return batches
 
 

@@ -368,7 +368,7 @@ def replace_linears(
     present = {name.rpartition(".")[2] for name in found}
     missing = [target for target in config.targets if target not in present]
     if len(missing) == len(config.targets) or (missing and config.targets != TARGETS):
-        known = ", ".join(sorted(present - {"base"})) or "none"
+        known = ", ".join(sorted(filter(_is_target, present - {"base"}))) or "none"
         raise UserError(f"targets: no linear named {', '.join(missing)}; this model has {known}")
     model.requires_grad_(False)
     layers = []

@@ -86,6 +86,8 @@ def _copy_of_config(file: safe_open) -> dict:
 def _parse_config(saved: dict, model: nn.Module, path: Path) -> MoRConfig:
     names = [field.name.replace("targets", "target_modules") for field in fields(MoRConfig)]
     fixed = {"format_version": VERSION, **_base_shape(model)}
+    if "peft_type" in saved:
+        raise UserError(f"{path}: is PEFT's, which has no roles; wanted the folder that train.py wrote")
     saved = {**ADDED_LATER, **saved}
     if wrong := sorted(set(saved) ^ {*names, *fixed}):
         kind = "unknown" if wrong[0] in saved else "missing"
@@ -127,9 +129,10 @@ def export_peft(folder: Path, output: Path) -> None:
     """Write an adapter of plain LoRA or DoRA for peft.PeftModel.from_pretrained. Raises UserError."""
     path = folder / CONFIG
     saved = {**ADDED_LATER, **read_object(path, WANTED)}
-    if saved.get("loras") != [1, 0, 0] or saved.get("shared_gate") is not False:
-        why = "PEFT has neither roles nor a router among LoRAs, so this would be another model"
-        raise UserError(f"{path}: loras is {saved.get('loras')}, wanted [1, 0, 0] without a gate; {why}")
+    for name, wanted in (("loras", [1, 0, 0]), ("shared_gate", False)):
+        if saved.get(name) != wanted:
+            why = "PEFT has neither roles nor a router or a gate of LoRAs, so this would be another model"
+            raise UserError(f"{path}: {name} is {saved.get(name)}, wanted {wanted}; {why}")
     if (output / CONFIG).exists():
         raise UserError(f"{output}: holds an adapter already; choose another folder")
     tensors = {}

@@ -36,7 +36,8 @@ def for_inference(model: Transformer) -> Transformer:
         dtype = torch.promote_types(head.dtype, torch.float32)
         model.arrange_rows = RowTables(adapted[0].config, dtype, head.device).arrange
     for parent in [module for module in model.modules() if not isinstance(module, MoRLinear)]:
-        linears = {n: m for n, m in parent.named_children() if isinstance(m, (nn.Linear, MoRLinear))}
+        children = parent.named_children()
+        linears = {name: child for name, child in children if isinstance(child, (nn.Linear, MoRLinear))}
         for name, members in _groups(linears):
             joined = _join([linears[member] for member in members])
             for member in members:
@@ -50,9 +51,10 @@ def _groups(linears: dict[str, nn.Module]) -> Iterator[tuple[str, tuple[str, ...
     """Name and members of each new linear. A group is all adapted or all not; others stay alone."""
     for name, members in GROUPS.items():
         if linears.keys() >= set(members) and len({type(linears[member]) for member in members}) == 1:
-            linears = {n: linear for n, linear in linears.items() if n not in members}
+            linears = {other: linear for other, linear in linears.items() if other not in members}
             yield name, members
-    yield from ((name, (name,)) for name in linears)
+    for name in linears:
+        yield name, (name,)
 
 
 def _join(linears: list[nn.Module]) -> nn.Module:

@@ -167,6 +167,7 @@ REFUSED = {  # fault: (how to make it, what the one line must say)
     "weights a pickle": (write("adapter_model.safetensors", b"\x80\x04" * 90), "safetensors: cannot be read"),
     "weights empty": (write("adapter_model.safetensors", b""), "adapter_model.safetensors: cannot be read"),
     "unknown field": (edit(lora_alpha=16), "lora_alpha is unknown"),
+    "of PEFT": (edit(peft_type="LORA"), "is PEFT's"),
     "missing field": (edit(rank=None), "rank is missing"),
     "later format": (edit(format_version=2), "format_version is 2, wanted 1"),
     "rank a text": (edit(rank="2"), "rank is '2', wanted a whole number"),
@@ -279,6 +280,7 @@ def test_export_refuses_what_peft_cannot_hold(tmp_path, capsys):
         assert run(adapter.main, ["export-peft", str(tmp_path / name), str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
         assert "neither roles nor a router" in error and error.count("\n") == 1
+        assert ("shared_gate is True, wanted False" if name == "gate" else "wanted [1, 0, 0]") in error
     save_adapter(adapted(config=MoRConfig(rank=2, **PLAIN)), tmp_path / "plain")
     assert run(adapter.main, ["export-peft", str(tmp_path / "plain"), str(tmp_path / "plain")]) == 2
     assert "holds an adapter already" in capsys.readouterr().err
