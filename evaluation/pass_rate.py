@@ -66,7 +66,9 @@ def read_answers(path: Path) -> Answers:
             model, adapter = header["model"], header["adapter"]
         for query, item in pairs:
             if query in found:
-                raise UserError(f"{path}: query {query[1]} of {query[0]} is answered twice; wanted one method")
+                raise UserError(
+                    f"{path}: query {query[1]} of {query[0]} is answered twice; wanted one method"
+                )
             found[query] = item
         methods = sorted({item["answer"]["method"][:3] for item in found.values()})
     except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -100,7 +102,7 @@ def published_answers(folder: Path) -> Pairs:
 # ---- a query ----
 
 
-def ask(line: dict, number: int, ask: AskJudge, style: Style) -> str | None:
+def decide(line: dict, number: int, ask: AskJudge, style: Style) -> str | None:
     """The label of one round, which is numbered from 0; of a query without an answer Unsolved."""
     return label(line["answer"], ask, style) if line["answer"] else UNSOLVED
 
@@ -112,7 +114,7 @@ def first_questions(line: dict, args: Namespace) -> list[tuple[Question, dict]]:
 def judge(line: dict) -> dict:
     """The label of each round, from the judge's replies."""
     rounds = enumerate(line["replies"])
-    return {"labels": [ask(line, number, replayed(replies), Style()) for number, replies in rounds]}
+    return {"labels": [decide(line, number, replayed(replies), Style()) for number, replies in rounds]}
 
 
 def parts(line: dict) -> dict[str, list[tuple[float, float]]]:
@@ -129,7 +131,7 @@ def scores(line: dict) -> list[float]:
 
 
 def table(header: dict, lines: list[dict]) -> str:
-    """Pass rates of the sets, ours and as published, beside the paper's; how far the judge agrees with itself."""
+    """Pass rates of the sets, ours and as published, beside the paper's; whether rounds agree."""
     sets = by_set(lines)
     rows = [row_of(name, of_set) for name, of_set in sets.items()]
     cells = [["", "queries", "pass rate", "95 % interval", "answered", "published"]]

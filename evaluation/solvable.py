@@ -94,7 +94,7 @@ def asked(line: dict, suite: ModuleType, endpoint: Endpoint, style: Style, round
     for number in range(rounds):
         recorder = Recorder(partial(endpoint.ask, sample=number))
         try:
-            suite.ask(line, number, recorder, style)
+            suite.decide(line, number, recorder, style)
         except Unanswered as error:
             where = f"query {line['id']} of {line['category']}, round {number + 1}"
             raise UserError(f"{where}: {error}; run again: what is answered is kept") from None
@@ -121,23 +121,30 @@ def spelled(number: int, prompt: list[Message]) -> str:
 
 
 def header_of(args: Namespace, endpoint: Endpoint, style: Style, lines: list[dict], about: dict) -> dict:
-    """All that decides the results, and when they were made. about: whose answers they are."""
+    """All that decides the results, and when they were made. about: whose answers they are.
+
+    Raises UserError where the labels that a win rate is made of are those of another judge.
+    """
     code = [path for pattern in (*CODE, "stages/*.py") for path in sorted(ROOT.glob(pattern))]
-    queries = [[line["category"], line["id"]] for line in lines]
+    judge = {
+        "judge": endpoint.model,
+        "judge_temperature": args.temperature,
+        "judge_form": style.form,
+        "judge_prompts": style.prompts or "ours",
+    }
+    if args.against and not args.as_published:
+        check_same_judge([args.answers, "this command"], [about["labels_by"], judge])
     return {
         "suite": "win" if args.against else "pass",
         **about,
-        "judge": endpoint.model,
+        **judge,
         "judge_url": endpoint.base_url,
-        "judge_temperature": args.temperature,
         "judge_max_tokens": args.max_tokens,
-        "judge_form": style.form,
-        "judge_prompts": style.prompts or "ours",
         "as_published": args.as_published,
         "rounds": args.rounds,
         "date": begun(args.output),
         "questions": len(lines),
-        "data": hashed(queries),
+        "data": hashed([[line["category"], line["id"]] for line in lines]),
         "answers": hashed(lines),
         "code": digest(code),
     }
@@ -154,16 +161,16 @@ def begun(path: Path) -> str:
     return datetime.date.today().isoformat()
 
 
-JUDGE = ("judge", "judge_prompts", "judge_form", "judge_temperature", "as_published", "reference")
+JUDGE = ("judge", "judge_temperature", "judge_form", "judge_prompts")
 
 
-def check_same_judge(paths: list[Path], headers: list[dict]) -> None:
+def check_same_judge(places: list[Path | str], headers: list[dict]) -> None:
     """Raises UserError where two result files have different judges, or win rates different references."""
     a, b = headers
-    for key in JUDGE:
+    for key in (*JUDGE, "as_published", "reference"):
         if a.get(key) != b.get(key):
-            got = f"{paths[1]}: {key}: got {b.get(key)!r:.80}, {paths[0]} has {a.get(key)!r:.80}"
-            raise UserError(f"{got}; rates of different judges cannot be compared: let one judge both")
+            got = f"{places[1]}: {key}: got {b.get(key)!r:.80}, {places[0]} has {a.get(key)!r:.80}"
+            raise UserError(f"{got}; what different judges say cannot be compared: let one judge both")
 
 
 # ---- tables ----
@@ -180,7 +187,9 @@ class Row(NamedTuple):
         """Set, queries, rate with the deviation over rounds (of the population), interval."""
         n, share, interval = column_cells(self.column)
         if len(self.rounds) > 1:
-            share = f"{self.column.accuracy:.1%}".rstrip("%") + f" ± {100 * statistics.pstdev(self.rounds):.1f}"
+            share = (
+                f"{self.column.accuracy:.1%}".rstrip("%") + f" ± {100 * statistics.pstdev(self.rounds):.1f}"
+            )
         return [self.name, n, share, interval]
 
 
@@ -195,8 +204,9 @@ def by_set(lines: list[dict]) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {}
     for line in lines:
         found.setdefault(line["category"], []).append(line)
-    order = [*SETS]
-    return dict(sorted(found.items(), key=lambda pair: order.index(pair[0]) if pair[0] in SETS else 9))
+    places = {name: place for place, name in enumerate(SETS)}
+    names = sorted(found, key=lambda name: places.get(name, len(SETS)))
+    return {name: found[name] for name in names}
 
 
 def agreement(rounds: list[list]) -> str:
@@ -224,33 +234,41 @@ def remarks(header: dict, lines: list[dict], lost: int) -> str:
 
 # ---- the paper's Table 1 ----
 
-# base model -> measure and method -> the base alone, MoRAgent; of each the six sets and their average
+# base model -> method -> its rows, of the base alone and of MoRAgent, as printed: pass and win of each set in
+# turn, then of the average
 TABLE_1 = {
     "llama-3.2-1b-instruct": {
-        ("pass", "CoT"): ((14.4, 10.1, 12.2, 3.9, 5.9, 8.2, 9.1), (54.9, 58.2, 53.1, 38.1, 42.6, 47.9, 49.1)),
-        ("pass", "DFS"): ((11.7, 11.3, 14.6, 8.5, 2.3, 11.5, 10.0), (54.6, 45.5, 53.2, 46.8, 68.2, 58.8, 54.5)),
-        ("win", "CoT"): ((23.3, 15.8, 15.0, 11.3, 11.3, 13.1, 15.0), (40.5, 38.0, 39.9, 34.0, 41.1, 29.5, 37.2)),
-        ("win", "DFS"): ((20.8, 17.1, 18.3, 9.4, 12.9, 11.5, 15.0), (44.8, 32.9, 40.5, 36.8, 46.8, 39.4, 40.2)),
+        "CoT": (
+            "14.4 23.3 10.1 15.8 12.2 15.0 3.9 11.3 5.9 11.3 8.2 13.1 9.1 15.0",
+            "54.9 40.5 58.2 38.0 53.1 39.9 38.1 34.0 42.6 41.1 47.9 29.5 49.1 37.2",
+        ),
+        "DFS": (
+            "11.7 20.8 11.3 17.1 14.6 18.3 8.5 9.4 2.3 12.9 11.5 11.5 10.0 15.0",
+            "54.6 44.8 45.5 32.9 53.2 40.5 46.8 36.8 68.2 46.8 58.8 39.4 54.5 40.2",
+        ),
     },
     "phi-3.5-mini-instruct": {
-        ("pass", "CoT"): ((29.7, 37.9, 36.0, 20.9, 26.7, 17.8, 28.2), (51.8, 54.4, 55.4, 48.1, 55.0, 62.3, 54.5)),
-        ("pass", "DFS"): ((46.4, 50.6, 51.1, 39.9, 41.5, 37.6, 44.5), (55.9, 56.6, 60.9, 55.4, 59.7, 63.6, 58.7)),
-        ("win", "CoT"): ((30.7, 30.4, 34.6, 17.0, 25.0, 15.8, 25.6), (47.2, 38.6, 51.0, 33.0, 45.2, 42.6, 42.9)),
-        ("win", "DFS"): ((35.0, 30.4, 49.0, 30.2, 27.4, 32.8, 34.1), (48.5, 41.1, 47.1, 44.3, 48.4, 50.8, 46.7)),
+        "CoT": (
+            "29.7 30.7 37.9 30.4 36 34.6 20.9 17.0 26.7 25.0 17.8 15.8 28.2 25.6",
+            "51.8 47.2 54.4 38.6 55.4 51.0 48.1 33.0 55.0 45.2 62.3 42.6 54.5 42.9",
+        ),
+        "DFS": (
+            "46.4 35.0 50.6 30.4 51.1 49.0 39.9 30.2 41.5 27.4 37.6 32.8 44.5 34.1",
+            "55.9 48.5 56.6 41.1 60.9 47.1 55.4 44.3 59.7 48.4 63.6 50.8 58.7 46.7",
+        ),
     },
-}  # fmt: skip
+}
 PAPERS_REFERENCE = "1106"  # GPT-3.5-1106, with CoT
 
 
-def paper_figures(header: dict) -> dict[str, list[str]] | None:
-    """Cells by set, under "" the heads; None where the paper has nothing to compare with."""
-    figures = TABLE_1.get(header["model"].lower(), {}).get((header["suite"], header["method"]))
-    of_reference = header["suite"] == "pass" or PAPERS_REFERENCE in header["reference"]
-    if figures is None or not of_reference:
-        return None
-    pairs = zip(*figures, strict=True)
-    cells = [[f"{figure:.1f}%" for figure in pair] for pair in pairs]
-    return {"": ["paper: base", "paper: MoRAgent"]} | dict(zip([*SETS, "Average"], cells, strict=True))
+def paper_figures(header: dict) -> dict[str, list[str]]:
+    """Two cells for each set and the average: the base alone, MoRAgent; nothing without a counterpart."""
+    printed = TABLE_1.get(header["model"].lower(), {}).get(header["method"])
+    if not printed or PAPERS_REFERENCE not in header.get("reference", PAPERS_REFERENCE):
+        return {}
+    first = 0 if header["suite"] == "pass" else 1
+    base, ours = (figures.split()[first::2] for figures in printed)
+    return {name: [f"{base[i]}%", f"{ours[i]}%"] for i, name in enumerate([*SETS, "Average"])}
 
 
 def with_paper(header: dict, rows: list[Row], table: list[list[str]]) -> str:
@@ -259,12 +277,12 @@ def with_paper(header: dict, rows: list[Row], table: list[list[str]]) -> str:
     whole = [row.name for row in rows if row.name in SETS and row.column.n == SETS[row.name][1]]
     if len(whole) == len(SETS):
         whole.append("Average")
-    if figures is None or not whole:
+    if not figures or not whole:
         return ""
-    table[0] += figures[""]
+    table[0] += ["paper: base", "paper: MoRAgent"]
     for row, cells in zip(rows, table[1:], strict=True):
         cells += figures[row.name] if row.name in whole else []
     return (
-        "the paper (Table 1) names neither its judge nor the limits of the search nor the state of the server;\n"
-        "some of its figures fit no denominator of these sets: it may have left out what has no answer\n"
+        "the paper (Table 1) names neither judge nor limits nor the state of the server; some of its\n"
+        "figures fit no denominator of these sets: it may have left out queries without an answer\n"
     )

@@ -7,8 +7,8 @@ Four questions. The published judge (ToolEval) knows them as functions that it h
     TASK    check_task_solvable   can the query be solved at all? (asked with --as-published; nobody reads it)
     BETTER  select_better_answer  which of two runs answered better?
 
-The prompts are in our words; a file with the published ones (--judge-prompts) takes their place. In ours, what
-an agent wrote stands as JSON: no text of it ends its string. In the published ones it stands bare.
+The prompts are in our words; a file with the published ones (--judge-prompts) takes their place. In ours,
+what an agent wrote stands as JSON: no text of it ends its string. In the published ones it stands bare.
 
 A judge has to call a function with its verdict, or (--judge-form json) to write it as JSON into its answer. A
 reply that cannot be used is asked for again, twice; what the judge refuses to answer has no verdict (None).
@@ -18,6 +18,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,21 +45,21 @@ ANSWER = Question(
     "check_answer_status",
     "answer_status",
     (SOLVED, UNSOLVED, UNSURE),
-    "You judge whether an agent's final answer solves a user's query. You see the query and the final answer, "
-    "not how the agent came to it. Unsolved: the answer apologises, declines, promises or says that it failed, "
-    "or leaves a part of the query without what was asked for. Solved: it gives what was asked for, and its "
-    "text is enough to tell so. Unsure: it answers, but only the agent's calls and their results could show "
-    "whether it is right.",
+    "You judge whether an agent's final answer solves a user's query. You see the query and the final "
+    "answer, not how the agent came to it. Unsolved: the answer apologises, declines, promises or says that "
+    "it failed, or leaves a part of the query without what was asked for. Solved: it gives what was asked "
+    "for, and its text is enough to tell so. Unsure: it answers, but only the agent's calls and their "
+    "results could show whether it is right.",
 )
 RUN = Question(
     "parse_answer_status",
     "answer_status",
     (SOLVED, UNSOLVED, UNSURE),
     "You judge whether an agent has solved a user's query. You see the query and the whole run: its calls of "
-    "tools, their results, and the final answer. Unsolved: every call failed, or the final answer contradicts "
-    "what the calls returned, or leaves a part of the query without what was asked for. Solved: calls that "
-    "succeeded returned what the query needs, and the final answer passes it on. Unsure: the run does not let "
-    "you verify the final answer.",
+    "tools, their results, and the final answer. Unsolved: every call failed, or the final answer "
+    "contradicts what the calls returned, or leaves a part of the query without what was asked for. Solved: "
+    "calls that succeeded returned what the query needs, and the final answer passes it on. Unsure: the run "
+    "does not let you verify the final answer.",
 )
 TASK = Question(
     "check_task_solvable",
@@ -72,10 +73,11 @@ BETTER = Question(
     "select_better_answer",
     "index",
     (0, 1),
-    "Two agents ran on the same query. You choose the better run, by its number: answer_0 or answer_1. First "
-    "compare the final answers: which gives more of what was asked for, is truer to what the calls returned or, "
-    "where it failed, says better why. Only if that does not decide, compare the runs: fewer calls for the same, "
-    "more of the way done, more sensible attempts. The order of the two means nothing.",
+    "Two agents ran on the same query. You choose the better run, by its number: 0 for answer_0, 1 for "
+    "answer_1. First compare the final answers: which gives more of what was asked for, is truer to what the "
+    "calls returned or, where it failed, says better why? Only if that does not decide, compare the runs: "
+    "fewer calls for the same, more of the way done, more sensible attempts. The order of the two means "
+    "nothing.",
 )
 QUESTIONS = (ANSWER, RUN, TASK, BETTER)
 
@@ -101,7 +103,7 @@ def verdict(question: Question, record: dict, ask: AskJudge, style: Style) -> st
         return ask(messages, least, **tool_settings(question, style))
 
     example = quoted({"reason": "The answer names a city, the query asks for a date.", **first_of(question)})
-    read = lambda reply: read_verdict(reply, question)  # noqa: E731
+    read = partial(read_verdict, question=question)
     try:
         return consult(ask_in_form, request(question, record, style), read, question.function, example)
     except Refused:

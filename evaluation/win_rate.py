@@ -1,8 +1,8 @@
 """Solvable win rate: the share of queries on which a judge prefers the candidate's answer to the reference's.
 
-Each round has a vote: an answer wins over none; Solved wins over Unsolved, by the majority of the labels that
-the pass rate has; all else the judge compares, in an order that alternates from round to round. A query is won
-with more votes than the reference has; as many are a tie, which is not won.
+Each round has a vote: an answer wins over none; Solved wins over Unsolved, by the majority of the labels
+that the pass rate has; all else the judge compares, in an order that alternates from round to round. A query
+is won with more votes than the reference has; as many are a tie, which is not won.
 
 With --as-published, what the published code does: labels are asked for anew in each round, one Solved wins,
 then one Unsure, all else is compared, and which answer stands first is drawn.
@@ -15,14 +15,15 @@ from collections import Counter
 from pathlib import Path
 
 from cli import UserError, layout, open_file
+from evaluation import solvable
 from evaluation.results import file_faults, read_results
 from evaluation.solvable import (
+    JUDGE,
     Row,
     agreement,
     average,
     by_set,
     check_same_judge,
-    first_questions as label_questions,
     label_of_text,
     remarks,
     with_paper,
@@ -52,14 +53,18 @@ def read(args: Namespace) -> tuple[list[dict], dict]:
     """A line for each query, and whose answers they are. Raises UserError."""
     paths = [args.answers, args.against]
     (of_candidate, candidates), (of_reference, references) = map(read_judged, paths)
-    check_same_judge(paths, [of_candidate, of_reference])
+    if not args.as_published:  # which uses no labels
+        check_same_judge(paths, [of_candidate, of_reference])
     if of_candidate["data"] != of_reference["data"]:
-        raise UserError(f"{paths[0]} and {paths[1]}: got different queries; wanted two files with the same --ids")
+        raise UserError(
+            f"{paths[0]} and {paths[1]}: got different queries; wanted two files with the same --ids"
+        )
     pairs = zip(candidates, references, strict=True)
-    lines = [paired(candidate, reference) for candidate, reference in pairs]
-    reference = f"{of_reference['model']} {of_reference['method']}"
+    lines = [paired(*pair) | {"as_published": args.as_published} for pair in pairs]
     about = {name: of_candidate[name] for name in ("model", "adapter", "method")}
-    return lines, about | {"reference": reference, "reference_answers": of_reference["answers"]}
+    about["reference"] = f"{of_reference['model']} {of_reference['method']}"
+    about["reference_answers"] = of_reference["answers"]
+    return lines, about | {"labels_by": {name: of_candidate[name] for name in JUDGE}}
 
 
 def read_judged(path: Path) -> tuple[dict, list[dict]]:
@@ -93,8 +98,14 @@ def majority(labels: list[str | None]) -> str | None:
 # ---- a vote ----
 
 
-def ask(line: dict, number: int, ask: AskJudge, style: Style) -> str | None:
+def decide(line: dict, number: int, ask: AskJudge, style: Style) -> str | None:
     """The side that wins a round, which is numbered from 0; None for neither."""
+    vote = decide_as_published if line["as_published"] else decide_by_labels
+    return vote(line, number, ask, style)
+
+
+def decide_by_labels(line: dict, number: int, ask: AskJudge, style: Style) -> str | None:
+    """A vote as it is meant: the judge compares what the labels do not settle."""
     answers, labels = line["answers"], line["labels"]
     answered = [side for side in SIDES if answers[side]]
     if len(answered) < 2:
@@ -104,8 +115,8 @@ def ask(line: dict, number: int, ask: AskJudge, style: Style) -> str | None:
     return None if are_same(answers) else better(line, order(line, number), ask, style)
 
 
-def ask_as_published(line: dict, number: int, ask: AskJudge, style: Style) -> str | None:
-    """The same, as the published code does it; its chance is drawn from the query and the round."""
+def decide_as_published(line: dict, number: int, ask: AskJudge, style: Style) -> str | None:
+    """A vote as the published code makes it; its chance is drawn from the query and the round."""
     answers = line["answers"]
     for side, other in ((CANDIDATE, REFERENCE), (REFERENCE, CANDIDATE)):
         if not answers[other]:
@@ -162,7 +173,7 @@ def first_questions(line: dict, args: Namespace) -> list[tuple[Question, dict]]:
     if not all(line["answers"].values()):
         return []
     if args.as_published:
-        return [pair for side in SIDES for pair in label_questions(line["answers"][side])]
+        return [pair for side in SIDES for pair in solvable.first_questions(line["answers"][side])]
     if {*line["labels"].values()} == {SOLVED, UNSOLVED} or are_same(line["answers"]):
         return []
     return [(BETTER, compared(line, order(line, 0)))]
@@ -170,9 +181,8 @@ def first_questions(line: dict, args: Namespace) -> list[tuple[Question, dict]]:
 
 def judge(line: dict) -> dict:
     """The vote of each round, from the judge's replies."""
-    vote = ask_as_published if line["as_published"] else ask
     rounds = enumerate(line["replies"])
-    return {"votes": [vote(line, number, replayed(replies), Style()) for number, replies in rounds]}
+    return {"votes": [decide(line, number, replayed(replies), Style()) for number, replies in rounds]}
 
 
 def lead(line: dict) -> int:
@@ -189,7 +199,7 @@ def parts(line: dict) -> dict[str, list[tuple[float, float]]]:
 
 
 def table(header: dict, lines: list[dict]) -> str:
-    """Win rates of the sets, ties apart, beside the paper's; how far the judge agrees with itself."""
+    """Win rates of the sets, ties apart, beside the paper's; whether rounds agree."""
     sets = by_set(lines)
     rows = [row_of(name, of_set) for name, of_set in sets.items()]
     cells = [["", "queries", "win rate", "95 % interval", "won", "ties", "lost"]]
