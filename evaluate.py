@@ -3,6 +3,7 @@
     python evaluate.py bfcl --data FOLDER --output results/bfcl.jsonl                 Table 2
     python evaluate.py math --data test.jsonl --python --output results/gsm8k.jsonl   Table 3; so is MATH
     python evaluate.py roles --data heldout.jsonl --output results/roles.jsonl        Fig. 4
+    python evaluate.py stabletoolbench --data FOLDER --responses exchanges.jsonl --output results/dfs.jsonl
     python evaluate.py score results/bfcl.jsonl                                       its table once more
     python evaluate.py compare results/A.jsonl results/B.jsonl                        is B better than A?
 
@@ -19,7 +20,7 @@ bfloat16, two close tokens may change places with what else is in the batch.)
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from agent import load, model_arguments, sampling_arguments
 from cli import ArgumentParser, UserError, append, exclusive, number, open_file, printable, run
 from engine.together import together
-from evaluation import bfcl, bfcl_questions, compare, maths, roles
+from evaluation import bfcl, bfcl_questions, compare, maths, roles, stabletoolbench
 from evaluation.results import encoded, file_faults, header_of, in_order, read_results, resume
 
 # A suite is a module with five functions; each question becomes a line of the result file.
@@ -36,7 +37,7 @@ from evaluation.results import encoded, file_faults, header_of, in_order, read_r
 #   judge(line) -> what of a line follows from the rest of it
 #   table(header, lines) -> the text that is printed at the end
 #   parts(line) -> what a line adds to the rows of evaluation/compare.py
-SUITES = {"bfcl": bfcl, "math": maths, "roles": roles}
+SUITES = {"bfcl": bfcl, "math": maths, "roles": roles, "stabletoolbench": stabletoolbench}
 
 
 def answer(args: Namespace) -> None:
@@ -44,7 +45,8 @@ def answer(args: Namespace) -> None:
     suite = SUITES[args.suite]
     mend = "choose another --output"
     questions = suite.read(args)
-    with exclusive(args.output, mend) as file:
+    world = stabletoolbench.world(args) if suite is stabletoolbench else nullcontext()
+    with exclusive(args.output, mend) as file, world as args.world:
         model, frame = load(args)
         header = header_of(args, questions, model, frame)
         with file_faults(args.output, mend):
@@ -119,6 +121,8 @@ def parse_args(argv: list[str] | None) -> Namespace:
     args = parser.parse_args(argv)
     if args.suite == "math" and not (args.python or args.unsafe_python):
         parser.error("math: got no --python; wanted it, or --unsafe-python, to run the executor's code")
+    if args.suite == "stabletoolbench" and not (args.server or args.responses):
+        parser.error("stabletoolbench: got no --responses; wanted it, or --server, to answer the calls")
     return args
 
 
@@ -126,6 +130,7 @@ DATA = {
     "bfcl": "folder of the published files, or bfcl-eval: those of the installed package",
     "math": "JSON Lines of GSM8K or MATH",
     "roles": "trajectories, JSON Lines",
+    "stabletoolbench": "folder solvable_queries of the published data",
 }
 
 
@@ -143,6 +148,25 @@ def add_arguments(command: ArgumentParser, suite: str) -> None:
         add("--max-turns", type=number(int, 1), default=10, help="of roles: two a round, and two to end")
         add("--python", action="store_true", help="run the executor's Python, in a sandbox")
         add("--unsafe-python", action="store_true", help="run it even where bubblewrap is not installed")
+    if suite == "stabletoolbench":
+        names = stabletoolbench.GROUPS
+        add("--method", choices=[*stabletoolbench.METHODS], default="dfs", help="one chain, or a tree search")
+        add("--server", default="", metavar="URL", help="virtual API server, http://HOST:PORT/virtual")
+        add(
+            "--responses",
+            type=Path,
+            metavar="FILE",
+            help="its answers so far, looked up first and filled; enough without --server",
+        )
+        add("--groups", nargs="+", choices=names, default=[*names], metavar="SET", help="which")
+        add("--max-depth", type=number(int, 1, 400), default=12, help="nodes: thoughts, actions, inputs")
+        add(
+            "--second",
+            choices=("prompt", "sample"),
+            default="prompt",
+            help="a node's second child: told what was tried, or drawn at temperature 0.7",
+        )
+        add("--raw", type=Path, metavar="DIR", help="write ToolBench's raw answer files there, too")
     model_arguments(command)
     if suite != "roles":
         sampling_arguments(command)
