@@ -3,6 +3,7 @@
     python evaluate.py bfcl --data FOLDER --output results/bfcl.jsonl                 Table 2
     python evaluate.py math --data test.jsonl --python --output results/gsm8k.jsonl   Table 3; so is MATH
     python evaluate.py roles --data heldout.jsonl --output results/roles.jsonl        Fig. 4
+    python evaluate.py stabletoolbench --data FOLDER --responses exchanges.jsonl --output results/dfs.jsonl
     python evaluate.py judge --answers results/dfs.jsonl --ids IDS --output results/dfs.pass.jsonl    Table 1
     python evaluate.py score results/bfcl.jsonl                                       its table once more
     python evaluate.py compare results/A.jsonl results/B.jsonl                        is B better than A?
@@ -20,7 +21,7 @@ bfloat16, two close tokens may change places with what else is in the batch.)
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,17 @@ from tqdm import tqdm
 from agent import load, model_arguments, sampling_arguments
 from cli import ArgumentParser, UserError, append, exclusive, number, open_file, printable, run
 from engine.together import together
-from evaluation import bfcl, bfcl_questions, compare, maths, pass_rate, roles, solvable, win_rate
+from evaluation import (
+    bfcl,
+    bfcl_questions,
+    compare,
+    maths,
+    pass_rate,
+    roles,
+    solvable,
+    stabletoolbench,
+    win_rate,
+)
 from evaluation.results import encoded, file_faults, header_of, in_order, read_results, resume
 from evaluation.toolbench_judge import FORMS, Style, read_prompts
 from pipeline import OPENAI, add_asking, add_model, open_endpoint
@@ -42,7 +53,7 @@ from tools.journal import Journal
 #   judge(line) -> what of a line follows from the rest of it
 #   table(header, lines) -> the text that is printed at the end
 #   parts(line) -> what a line adds to the rows of evaluation/compare.py
-SUITES = {"bfcl": bfcl, "math": maths, "roles": roles}
+SUITES = {"bfcl": bfcl, "math": maths, "roles": roles, "stabletoolbench": stabletoolbench}
 # Of answers that a judge reads there are, in place of `play`:
 #   decide(line, round, ask, style) -> what becomes of a line in one round
 #   first_questions(line, args) -> what it is asked at least
@@ -54,7 +65,8 @@ def answer(args: Namespace) -> None:
     suite = SUITES[args.suite]
     mend = "choose another --output"
     questions = suite.read(args)
-    with exclusive(args.output, mend) as file:
+    world = stabletoolbench.world(args) if suite is stabletoolbench else nullcontext()
+    with exclusive(args.output, mend) as file, world as args.world:
         model, frame = load(args)
         header = header_of(args, questions, model, frame)
         with file_faults(args.output, mend):
@@ -156,6 +168,8 @@ def parse_args(argv: list[str] | None) -> Namespace:
     args = parser.parse_args(argv)
     if args.suite == "math" and not (args.python or args.unsafe_python):
         parser.error("math: got no --python; wanted it, or --unsafe-python, to run the executor's code")
+    if args.suite == "stabletoolbench" and not (args.server or args.responses):
+        parser.error("stabletoolbench: got no --responses; wanted it, or --server, to answer the calls")
     if args.suite == "judge" and not args.model:
         parser.error("judge: got no --model; wanted the name of one")
     if args.suite == "judge" and args.as_published and not args.against:
@@ -167,6 +181,7 @@ DATA = {
     "bfcl": "folder of the published files, or bfcl-eval: those of the installed package",
     "math": "JSON Lines of GSM8K or MATH",
     "roles": "trajectories, JSON Lines",
+    "stabletoolbench": "folder solvable_queries of the published data",
 }
 
 
@@ -215,6 +230,25 @@ def add_arguments(command: ArgumentParser, suite: str) -> None:
         add("--max-turns", type=number(int, 1), default=10, help="of roles: two a round, and two to end")
         add("--python", action="store_true", help="run the executor's Python, in a sandbox")
         add("--unsafe-python", action="store_true", help="run it even where bubblewrap is not installed")
+    if suite == "stabletoolbench":
+        names = stabletoolbench.GROUPS
+        add("--method", choices=[*stabletoolbench.METHODS], default="dfs", help="one chain, or a tree search")
+        add("--server", default="", metavar="URL", help="virtual API server, http://HOST:PORT/virtual")
+        add(
+            "--responses",
+            type=Path,
+            metavar="FILE",
+            help="its answers so far, looked up first and filled; enough without --server",
+        )
+        add("--groups", nargs="+", choices=names, default=[*names], metavar="SET", help="which")
+        add("--max-depth", type=number(int, 1, 400), default=12, help="nodes: thoughts, actions, inputs")
+        add(
+            "--second",
+            choices=("prompt", "sample"),
+            default="prompt",
+            help="a node's second child: told what was tried, or drawn at temperature 0.7",
+        )
+        add("--raw", type=Path, metavar="DIR", help="write ToolBench's raw answer files there, too")
     model_arguments(command)
     if suite != "roles":
         sampling_arguments(command)
