@@ -86,6 +86,9 @@ def own_answers(path: Path) -> tuple[dict, Pairs]:
     with file_faults(path, "wanted a result file, or a folder of answers as published"):
         with open_file(path) as file:
             header, lines = read_results(path, file.read(), ["stabletoolbench"])
+    if len(lines) != header["questions"]:
+        got = f"{path}: got {len(lines)} of {header['questions']} queries"
+        raise UserError(f"{got}; finish it by the command that made it")
     return header, (((line["group"], str(line["id"])), line["answer"]) for line in lines if line["answer"])
 
 

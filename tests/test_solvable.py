@@ -462,6 +462,20 @@ def test_both_forms_give_the_same_labels(form, tmp_path):
     assert all(("tools" in request.body) == (form == "call") for request in server.requests)
 
 
+def test_answers_of_a_result_file(tmp_path):
+    header = {"suite": "stabletoolbench", "model": "tiny", "adapter": "abc", "questions": 2}
+    rows = [{"header": header}]
+    rows += [{"number": i, "id": 588 + i, "group": "G1_tool", "answer": item("Noon.")} for i in range(2)]
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers = pass_rate.read_answers(path)
+    assert answers[:3] == ("tiny", "abc", "CoT")
+    assert answers.items == {("G1_tool", "588"): item("Noon."), ("G1_tool", "589"): item("Noon.")}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    with pytest.raises(UserError, match="got 1 of 2 queries; finish it"):
+        pass_rate.read_answers(path)
+
+
 @staged
 @pytest.mark.parametrize("kind", ("answer", "model_predictions_converted"))
 @pytest.mark.parametrize("verdicts, calls", (((S,), (6, 9)), ((U, S), (12, 18))))
