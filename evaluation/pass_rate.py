@@ -48,7 +48,9 @@ def read(args: Namespace) -> tuple[list[dict], dict]:
 def read_ids(paths: list[Path]) -> list[tuple[str, str]]:
     """Set and id of each query of the lists: files G1_tool.json, or folders of them. Raises UserError."""
     wanted = 'an id list of StableToolBench, {"588": 0, ...}'
-    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    files = []
+    for path in paths:
+        files += sorted(path.glob("*.json")) if path.is_dir() else [path]
     found = [(file.stem, name) for file in files for name in read_object(file, wanted)]
     if len(set(found)) < len(found) or not found:
         raise UserError(f"--ids: got {len(found)} ids, {len(set(found))} different; wanted each query once")
@@ -57,32 +59,26 @@ def read_ids(paths: list[Path]) -> list[tuple[str, str]]:
 
 def read_answers(path: Path) -> Answers:
     """Answers of a result file of evaluate.py, or of a folder of files as published. Raises UserError."""
-    model, adapter, found = path.resolve().name, "-", {}
+    found = {}
     try:
-        if path.is_dir():
-            pairs = published_answers(path)
-        else:
-            header, pairs = own_answers(path)
-            model, adapter = header["model"], header["adapter"]
-        for query, item in pairs:
-            if query in found:
-                raise UserError(
-                    f"{path}: query {query[1]} of {query[0]} is answered twice; wanted one method"
-                )
-            found[query] = item
+        header, pairs = published_answers(path) if path.is_dir() else own_answers(path)
+        for (group, name), item in pairs:
+            if (group, name) in found:
+                raise UserError(f"{path}: query {name} of {group} is answered twice; wanted one method")
+            found[group, name] = checked(item)
         methods = sorted({item["answer"]["method"][:3] for item in found.values()})
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{path}: damaged, or no answers of StableToolBench ({error!r})") from None
     if len(methods) != 1:
         raise UserError(f"{path}: got answers of {' and '.join(methods) or 'no method'}; wanted one method")
-    return Answers(model, adapter, methods[0], found)
+    return Answers(header["model"], header["adapter"], methods[0], found)
 
 
 Pairs = Iterator[tuple[tuple[str, str], dict]]
 
 
 def own_answers(path: Path) -> tuple[dict, Pairs]:
-    """Header of a result file, and the answers of its lines that have one."""
+    """Header of a result file, and the answers of its lines that have one. Raises UserError."""
     with file_faults(path, "wanted a result file, or a folder of answers as published"):
         with open_file(path) as file:
             header, lines = read_results(path, file.read(), ["stabletoolbench"])
@@ -92,14 +88,26 @@ def own_answers(path: Path) -> tuple[dict, Pairs]:
     return header, (((line["group"], str(line["id"])), line["answer"]) for line in lines if line["answer"])
 
 
-def published_answers(folder: Path) -> Pairs:
-    """Converted files G1_tool.json, or raw ones G1_tool/588_CoT@1.json, of a folder."""
-    for file in sorted(folder.rglob("*.json")):
-        value = read_object(file, "answers as StableToolBench writes them")
-        if "answer_generation" in value:
-            yield (file.parent.name, file.name.partition("_")[0]), converted(value)
-        else:
-            yield from (((file.stem, name), item) for name, item in value.items())
+def published_answers(folder: Path) -> tuple[dict, Pairs]:
+    """The same of a folder of converted files G1_tool.json, or of raw ones G1_tool/588_CoT@1.json."""
+
+    def pairs() -> Pairs:
+        for file in sorted(folder.rglob("*.json")):
+            value = read_object(file, "answers as StableToolBench writes them")
+            if "answer_generation" in value:
+                yield (file.parent.name, file.name.partition("_")[0]), converted(value)
+            else:
+                yield from (((file.stem, name), item) for name, item in value.items())
+
+    return {"model": folder.resolve().name, "adapter": "-"}, pairs()
+
+
+def checked(item: dict) -> dict:
+    """What is judged of an answer. Raises KeyError or TypeError where it is not in ToolEval's form."""
+    solvable.is_finished(item["answer"])
+    if not isinstance(item["answer"]["final_answer"], str):
+        raise TypeError("final_answer is no text")
+    return {name: item[name] for name in ("query", "available_tools", "answer")}
 
 
 # ---- a query ----

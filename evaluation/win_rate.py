@@ -42,7 +42,8 @@ from evaluation.toolbench_judge import (
     verdict,
 )
 
-CANDIDATE, REFERENCE = SIDES = ("candidate", "reference")
+CANDIDATE, REFERENCE = "candidate", "reference"
+SIDES = (CANDIDATE, REFERENCE)
 LONGEST_ANSWER = 1000  # characters of a final answer that are compared, as published
 
 

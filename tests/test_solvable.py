@@ -624,6 +624,7 @@ def test_refusals(judged, tmp_path):
     write(tmp_path / "mixed", {"1": item("Noon."), "2": item("One.", "DFS_woFilter_w2")})
     write(write(tmp_path / "double", {"1": item("Noon.")}) / "again", {"1": item("Noon.")})
     write(tmp_path / "damaged", {"1": {"query": "", "available_tools": [], "answer": "x"}})
+    write(tmp_path / "no text", {"1": item("Noon.") | {"answer": item()["answer"] | {"final_answer": 1}}})
     wrong = {
         "got no --ids": answers,
         "answers no query of --ids": (*answers, "--ids", tmp_path / "others"),
@@ -631,6 +632,7 @@ def test_refusals(judged, tmp_path):
         "answers of CoT and DFS; wanted one method": ("--answers", tmp_path / "mixed", *names),
         "query 1 of G1_instruction is answered twice": ("--answers", tmp_path / "double", *names),
         "damaged, or no answers": ("--answers", tmp_path / "damaged", *names),
+        "final_answer is no text": ("--answers", tmp_path / "no text", *names),
         "No such file": ("--answers", tmp_path / "absent", *names),
         "wanted a whole file of the pass rate": ("--answers", judged / "a", "--against", tmp_path / "part"),
     }
