@@ -43,8 +43,8 @@ from evaluation import (
 )
 from evaluation.results import encoded, file_faults, header_of, in_order, read_results, resume
 from evaluation.toolbench_judge import FORMS, Style, read_prompts
-from pipeline import OPENAI, add_asking, add_model, open_endpoint
 from stages import process
+from stages.endpoints import OPENAI, add_asking, add_model, open_endpoint
 from tools.journal import Journal
 
 # A suite is a module with five functions; each question becomes a line of the result file.
