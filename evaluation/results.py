@@ -23,6 +23,11 @@ from model import Transformer
 # Flags that decide the results, of the suites that have them.
 SETTINGS = (
     "categories",
+    "groups",
+    "method",
+    "max_depth",
+    "second",
+    "exchanges",
     "limit",
     "frame",
     "max_turns",

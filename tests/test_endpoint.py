@@ -89,6 +89,32 @@ def test_the_least_temperature_of_a_request(journal):
     assert [request.body.get("temperature") for request in server.requests] == [0.2, 0.7, 1.0, None]
 
 
+def test_several_answers_to_one_request(journal):
+    with ChatServer(add_one) as server, connect(server, journal) as client:
+        assert [client.ask(question(), sample=sample) for sample in (0, 1, 2, 1, 0)] == ["1"] * 5
+    assert len(server.requests) == 3 == len(lines(journal.path)) and client.usage.cached == 2
+    assert len({request.key for request in server.requests}) == 1  # the request itself is the same
+
+
+@pytest.mark.parametrize("content", (None, "", "I call it.", []))
+def test_the_arguments_of_a_call_are_the_answer(content, journal):
+    call = {"id": "1", "type": "function", "function": {"name": "grade", "arguments": '{"grade": 1}'}}
+    tools = {"tools": [{"type": "function", "function": {"name": "grade"}}], "tool_choice": "required"}
+    message = {"content": content, "tool_calls": [call]}
+    with ChatServer(lambda request: {"message": message, "finish_reason": "tool_calls"}) as server:
+        with connect(server, journal) as client:
+            assert client.ask(question(), **tools) == '{"grade": 1}' == client.ask(question(), **tools)
+    (request,) = server.requests
+    assert {name: request.body[name] for name in tools} == tools
+
+
+def test_a_broken_call_is_tried_again(journal):
+    broken = {"message": {"content": "", "tool_calls": [{"function": {"arguments": {}}}]}}
+    with ChatServer(lambda request: broken) as server, connect(server, journal, tries=2) as client:
+        with pytest.raises(Unanswered, match="whose answer is no text"):
+            client.ask(question())
+
+
 @pytest.mark.parametrize("fault", [*FAULTS, "408", "409", "425", "502", "drip"])
 def test_each_passing_fault_is_tried_again_and_never_journaled(fault, journal):
     limits, faults = {"total": 0.2, "read": 5.0} if fault == "drip" else {}, [fault, fault, None]

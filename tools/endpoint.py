@@ -8,6 +8,7 @@ a later run either. Of two identical requests at the same time both are sent, an
 
   the server's reply                                  what `ask` makes of it
   a text, or parts with text in them                  returned, journaled; a CutOff if max_tokens ended it
+  a call of a tool that the request offers            its arguments are the text
   filtered, refused, without a text                   Unanswered, journaled
   400, 413, 422                                       the same, but not before there was any answer; where the
                                                       first HOPELESS requests end so, UserError as below
@@ -159,15 +160,18 @@ class Endpoint(contextlib.AbstractContextManager):
         key, _ = request_bytes(self._settings | {"messages": messages})
         return key in self.journal
 
-    def ask(self, messages: list[Message], least: float = 0.0) -> str:
+    def ask(self, messages: list[Message], least: float = 0.0, sample: int = 0, **settings) -> str:
         """The answer, from the journal or the server. Raises Unanswered, UserError.
 
-        least: the temperature, where the endpoint's own one is lower.
+        least: the temperature, where the endpoint's own one is lower. sample: which one of several answers to
+        the same request; the journal keeps each. settings: further fields of it: tools, tool_choice.
         """
-        body = self._settings | {"messages": messages}
+        body = self._settings | settings | {"messages": messages}
         if body["temperature"] is not None:
             body["temperature"] = max(body["temperature"], least)
         key, data = request_bytes(body)
+        if sample:
+            key, _ = request_bytes({"request": key, "sample": sample})
         if key in self.journal:
             entry = self.journal[key]
             with self._lock:
@@ -292,7 +296,9 @@ class Endpoint(contextlib.AbstractContextManager):
         try:
             choice = reply["choices"][0]
             message, finish = choice["message"], choice.get("finish_reason")
-            content, refused = text_of(message.get("content")), message.get("refusal")
+            content, refused = arguments_of(message), message.get("refusal")
+            if content is None:
+                content = text_of(message.get("content"))
         except (LookupError, TypeError, AttributeError):
             raise Transient(f"a reply without an answer: {self._said(reply)}") from None
         if not isinstance(content, (str, type(None))):
@@ -339,6 +345,12 @@ def text_of(content: object) -> object:
     ]
     texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
     return "".join(texts) if texts else None
+
+
+def arguments_of(message: dict) -> object:
+    """The arguments of a message's first call of a tool; None where it calls none."""
+    calls = message.get("tool_calls")
+    return calls[0]["function"]["arguments"] if calls else None
 
 
 def no_endpoint(headers: dict, body: bytes) -> str:
