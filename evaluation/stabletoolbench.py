@@ -58,7 +58,10 @@ class Query:
 
 
 def read(args: Namespace) -> list[Query]:
-    """Of each set of --groups --limit queries, evenly spread. Raises UserError."""
+    """Of each set of --groups --limit queries, evenly spread. Raises UserError.
+
+    args.exchanges, for the header, becomes what answers the calls.
+    """
     args.exchanges = f"filled by {args.server}" if args.server else digest_of(args.responses)
     queries = []
     for group in dict.fromkeys(args.groups):
@@ -208,7 +211,10 @@ def play(model: Transformer, frame: Frame, args: Namespace, i: int, query: Query
         episode = Episode(model, frame, tools_of(query), speak=counted, **options)
         episode.follow([{"role": "user", "content": query.text}])
         search = Search(Roles(episode, execute, args.seed + query.id), args.max_depth, args.second)
-        search.chain() if args.method == "cot" else search.tree()
+        if args.method == "cot":
+            search.chain()
+        else:
+            search.tree()
         system = data.system_text(episode.record, frame.prompts)
         method = METHODS[args.method]
         raw = raw_answer(search, method, system, query.text, query.functions, tokens)
@@ -233,7 +239,7 @@ def line_of(query: Query, method: str, search: Search, raw: dict) -> dict:
         "group": query.group,
         "query": query.text,
         "method": method,
-        "status": "answered" if search.answer else "gave_up" if search.gave_up else "no_answer",
+        "status": status_of(search),
         "messages": min(search.queries, search.max_queries - 1) if method == TREE else search.queries,
         "nodes": len(nodes) - 1,
         "depth": max(node.depth for node in nodes),
@@ -244,6 +250,12 @@ def line_of(query: Query, method: str, search: Search, raw: dict) -> dict:
         "tokens": raw["answer_generation"]["total_tokens"],
         "answer": converted(raw),
     }
+
+
+def status_of(search: Search) -> str:
+    if search.answer:
+        return "answered"
+    return "gave_up" if search.gave_up else "no_answer"
 
 
 # ---- the suite ----
