@@ -241,7 +241,7 @@ def add_arguments(command: ArgumentParser, suite: str) -> None:
             help="its answers so far, looked up first and filled; enough without --server",
         )
         add("--groups", nargs="+", choices=names, default=[*names], metavar="SET", help="which")
-        add("--max-depth", type=number(int, 1, 400), default=12, help="nodes: thoughts, actions, inputs")
+        add("--max-depth", type=number(int, 1, 200), default=12, help="nodes: thoughts, actions, inputs")
         add(
             "--second",
             choices=("prompt", "sample"),

@@ -39,7 +39,7 @@ SETTINGS = (
 )
 ROOT = Path(__file__).resolve().parent.parent
 # The code that decides them.
-CODE = ("*.py", "formats/*.py", "engine/*.py", "tools/*.py", "evaluation/*.py")
+CODE = ("*.py", "formats/*.py", "engine/*.py", "tools/*.py", "sources/*.py", "evaluation/*.py")
 
 
 def header_of(args: Namespace, questions: list, model: Transformer, frame: Frame) -> dict:

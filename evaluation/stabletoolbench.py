@@ -36,29 +36,38 @@ from evaluation.tables import share_cells
 from evaluation.toolbench_answers import CHAIN, TREE, converted, raw_answer
 from formats.frames import Frame
 from model import Transformer
+from sources.rows import Refused
 from sources.toolbench import function_tools
 from tools.mock import Tools
 from tools.virtual import Exchanges, Server, World, error_text
 
 GROUPS = ("G1_instruction", "G1_tool", "G1_category", "G2_instruction", "G2_category", "G3_instruction")
 METHODS = {"cot": CHAIN, "dfs": TREE}
+DAMAGE = (KeyError, TypeError, AttributeError, ValueError, Refused)  # what reading a row stumbles over
 
 # ---- the queries and their functions ----
 
 
 @dataclass
 class Query:
-    """functions: as ToolBench offers them. places: by a function's name category, tool, API at the server."""
+    """functions: as ToolBench offers them. tools: as records have them, each name once.
+
+    places: by a function's name, its category, tool and API at the server.
+    """
 
     id: int
     group: str
     text: str
     functions: list[dict]
+    tools: list[dict]
     places: dict[str, tuple[str, str, str]]
 
 
 def read(args: Namespace) -> list[Query]:
-    """Of each set of --groups --limit queries, evenly spread. Raises UserError."""
+    """Of each set of --groups --limit queries, evenly spread. Raises UserError.
+
+    args.exchanges, for the header, becomes what answers the calls.
+    """
     args.exchanges = f"filled by {args.server}" if args.server else digest_of(args.responses)
     queries = []
     for group in dict.fromkeys(args.groups):
@@ -87,7 +96,7 @@ def read_queries(folder: Path, group: str) -> list[Query]:
         try:
             if str(row["query_id"]) in ids:
                 queries.append(query_of(row, group))
-        except (KeyError, TypeError, AttributeError) as fault:
+        except DAMAGE as fault:
             raise UserError(f"{path}: query {index}: {fault!r}; wanted {wanted}") from None
     return queries
 
@@ -105,14 +114,16 @@ def read_json(path: Path, kind: type, wanted: str) -> list | dict:
 
 
 def query_of(row: dict, group: str) -> Query:
-    """A row of a query file. Raises KeyError, TypeError or AttributeError for what is none."""
-    functions, places = [], {}
+    """A row of a query file. Raises one of DAMAGE for what is none."""
+    functions, first, places = [], {}, {}
     for api in row["api_list"]:
         function = function_of(api)
         functions.append(function)
         place = (api["category_name"], clean(api["tool_name"]), api_name(api["api_name"]))
-        places.setdefault(function["name"], place)  # of two with one name the first is called
-    return Query(row["query_id"], group, row["query"], functions, places)
+        first.setdefault(function["name"], function)  # of two with one name the first is called
+        places.setdefault(function["name"], place)
+    tools = function_tools([*first.values()], Counter())
+    return Query(int(row["query_id"]), group, row["query"], functions, tools, places)
 
 
 RESERVED = ("from", "class", "return", "false", "true", "id", "and")
@@ -165,14 +176,6 @@ def parameter_of(given: dict) -> dict:
     return described
 
 
-def tools_of(query: Query) -> Tools:
-    """The functions as records have them, each name once."""
-    first = {}
-    for function in query.functions:
-        first.setdefault(function["name"], function)
-    return Tools(function_tools([*first.values()], Counter()))
-
-
 # ---- an episode ----
 
 
@@ -205,10 +208,13 @@ def play(model: Transformer, frame: Frame, args: Namespace, i: int, query: Query
                 yield token
 
         options = {"domain": "toolbench", **sampling(args, i)}
-        episode = Episode(model, frame, tools_of(query), speak=counted, **options)
+        episode = Episode(model, frame, Tools(query.tools), speak=counted, **options)
         episode.follow([{"role": "user", "content": query.text}])
         search = Search(Roles(episode, execute, args.seed + query.id), args.max_depth, args.second)
-        search.chain() if args.method == "cot" else search.tree()
+        if args.method == "cot":
+            search.chain()
+        else:
+            search.tree()
         system = data.system_text(episode.record, frame.prompts)
         method = METHODS[args.method]
         raw = raw_answer(search, method, system, query.text, query.functions, tokens)
@@ -233,7 +239,7 @@ def line_of(query: Query, method: str, search: Search, raw: dict) -> dict:
         "group": query.group,
         "query": query.text,
         "method": method,
-        "status": "answered" if search.answer else "gave_up" if search.gave_up else "no_answer",
+        "status": status_of(search),
         "messages": min(search.queries, search.max_queries - 1) if method == TREE else search.queries,
         "nodes": len(nodes) - 1,
         "depth": max(node.depth for node in nodes),
@@ -244,6 +250,12 @@ def line_of(query: Query, method: str, search: Search, raw: dict) -> dict:
         "tokens": raw["answer_generation"]["total_tokens"],
         "answer": converted(raw),
     }
+
+
+def status_of(search: Search) -> str:
+    if search.answer:
+        return "answered"
+    return "gave_up" if search.gave_up else "no_answer"
 
 
 # ---- the suite ----
