@@ -454,8 +454,11 @@ def train_and_evaluate(
         planned = Transformer(base)
         mor.add_mor(planned, config, layer_class=layer_class(config))
     adapter, whole = mor.count_parameters(planned)
-    parts = processes.size if args.fsdp else 1
-    check_memory(whole // parts if args.method == "full" else adapter, device)
+    sharded = args.fsdp and processes.size > 1  # one process has all the parts
+    if args.method == "full":
+        check_memory(whole // processes.size if sharded else whole, device)
+    else:
+        check_memory(adapter, device)
     torch.manual_seed(args.seed)
     if args.quick:
         processes.say(quick_run())
@@ -471,7 +474,7 @@ def train_and_evaluate(
     args.dtype = str(dtype).removeprefix("torch.")
 
     def load() -> Transformer:
-        if args.fsdp:
+        if sharded:
             return load_sharded(folder, dtype, device, processes)
         return Transformer.from_pretrained(folder, dtype, device)
 
@@ -479,8 +482,8 @@ def train_and_evaluate(
     output = Output(args.output, settings_of(args, trajectories, model), frame, processes.rank == 0)
 
     def evaluate_all(model: Transformer, step: int) -> None:
-        """It can then no longer be trained."""
-        if not args.fsdp:
+        """The model can then no longer be trained."""
+        if not sharded:  # that form copies the weights
             model = for_inference(model)
         for name, of_set in held_out.items():
             processes.say(f"evaluating after step {step}: {name}")

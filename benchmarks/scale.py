@@ -117,7 +117,8 @@ def operations_a_token(tokens: int) -> float:
 
     from benchmarks import common, train_step
     from data import Example
-    from model import ModelConfig, Transformer
+    from formats.checkpoint import ModelConfig
+    from model import Transformer
 
     sizes = [round(share * tokens) for share in ROLE_SHARES]
     role_ids = [role for role, size in enumerate(sizes) for _ in range(size)]
