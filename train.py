@@ -313,7 +313,7 @@ def train(
                 masters.gather()
                 load = mor.router_load(model) if adapted else {}
                 sums.add(torch.stack((loss, ce, balance, orthogonal)), by_role, load)
-            if complete_round(model, len(micro_batches), processes):
+            if complete_round(model, len(micro_batches), processes):  # --fsdp: others had one more
                 masters.gather()
             sums.stop += len(caught)  # a signal to one process stops all of them after the same step
             sums.over(processes)

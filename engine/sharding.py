@@ -74,11 +74,11 @@ def part(tensor: Tensor, mesh: DeviceMesh) -> Tensor:
     return parts[rank] if rank < len(parts) else tensor[:0]
 
 
-def as_part(own: Tensor, mesh: DeviceMesh, whole: Tensor) -> Tensor:
-    """This process's slice of a tensor of the shape of `whole`, as FSDP2 and `collect` know it."""
+def as_part(own: Tensor, mesh: DeviceMesh, like: Tensor) -> Tensor:
+    """This process's slice of a tensor of the shape of `like`, as FSDP2 and `collect` know it."""
     from torch.distributed.tensor import DTensor, Shard
 
-    return DTensor.from_local(own, mesh, [Shard(0)], shape=whole.shape, stride=whole.stride())
+    return DTensor.from_local(own, mesh, [Shard(0)], shape=like.shape, stride=like.stride())
 
 
 def own_part(tensor: Tensor) -> Tensor:
