@@ -265,7 +265,7 @@ def hold_parts(base: Path) -> None:
     assert held_again == held  # after a backward nothing stays whole
 
     with torch.no_grad():
-        for passes in (processes.rank, 3 - processes.rank):  # the second time the root is whole
+        for passes in (processes.rank, 6 - 2 * processes.rank):  # the second time the root is whole
             with sharding.in_step(model, processes):
                 for _ in range(passes):
                     nll, _ = token_losses(model, [sharding.IDLE])
