@@ -19,7 +19,7 @@ sees one contiguous group of rows per role and is told how many. Only attention 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from inspect import signature
@@ -504,6 +504,16 @@ class Transformer(nn.Module):
 
         Raises UserError for a config, a file, a tensor name or a shape that does not fit.
         """
+        model, tensors = cls.of_checkpoint(path_or_id)
+        model.fill({name: tensor.to(device, dtype, copy=True) for name, tensor in tensors})
+        return model
+
+    @classmethod
+    def of_checkpoint(cls, path_or_id: str | Path) -> tuple["Transformer", Iterator[tuple[str, Tensor]]]:
+        """A model on the meta device, and the tensors for `fill`, each read when it is asked for.
+
+        Raises UserError as from_pretrained does.
+        """
         folder = checkpoint_folder(path_or_id)
         config, files = ModelConfig.from_file(folder), tensor_files(folder)
         if config.tie_word_embeddings is None:
@@ -513,8 +523,9 @@ class Transformer(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-        tensors = read_tensors(folder, files, shapes)
-        state = {name: tensor.to(device, dtype, copy=True) for name, tensor in tensors}
-        model.load_state_dict(state, strict=False, assign=True)  # not strict: a tied head has no tensor
-        model.tie()
-        return model
+        return model, read_tensors(folder, files, shapes)
+
+    def fill(self, state: dict[str, Tensor]) -> None:
+        """Make these tensors the parameters; they are all that the model has."""
+        self.load_state_dict(state, strict=False, assign=True)  # not strict: a tied head has no tensor
+        self.tie()

@@ -3,6 +3,7 @@
     python train.py --data bfcl.jsonl                                    quick run on a CPU, no download
     python train.py --data train.jsonl --model DIR --output runs/llama   one GPU, the paper's settings
     torchrun --nproc-per-node 8 train.py --data train.jsonl --model DIR  eight GPUs, the same result
+    torchrun --nproc-per-node 8 train.py --data train.jsonl --model DIR --fsdp   a base too large for one
     python train.py --data train.jsonl --model Qwen/Qwen2.5-Coder-1.5B   base model from the hub
 
 The same command with --resume goes on with a run that was stopped. Defaults are those of section 4.2: rank
@@ -18,8 +19,7 @@ trajectories of up to --tokens-per-batch tokens. Paper silent:
 
 The output folder holds adapter_config.json and adapter_model.safetensors; train_args.json; metrics.jsonl, a
 line per logged step (about that step alone) and per evaluation; and training_state.safetensors, all that
---resume needs in one file, because the rename of one file has happened or it has not. Left out: sharding a
-base model that is too large for one device.
+--resume needs in one file, because the rename of one file has happened or it has not.
 """
 
 import argparse
@@ -49,6 +49,7 @@ from engine.devices import (
     peak_memory,
     start_processes,
     stop_on_signal,
+    sum_gradients,
 )
 from engine.dora import layer_class
 from engine.full import Masters
@@ -57,6 +58,7 @@ from engine.heldout import evaluate, per_role, table
 from engine.inference import for_inference
 from engine.loss import token_losses
 from engine.runs import Output, claimed, settings_of
+from engine.sharding import complete_round, load_sharded
 from formats.checkpoint import ModelConfig, checkpoint_folder
 from formats.frames import FAMILIES, Frame, load_frame
 from formats.prompts import PROMPTS
@@ -110,6 +112,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
     add("--gradient-checkpointing", action="store_true",
         help="keep one state a layer and compute the rest again in backward: less memory, more time")
+    add("--fsdp", action="store_true",
+        help="under torchrun: a process keeps its part of the base model, not all of it (FSDP2)")
     add("--compile", action="store_true", help="fuse norms and MLP gates with torch.compile")
     add("--rank", type=number(int, 1, 2**16), default=config.rank, metavar="N", help="of every LoRA")
     add("--loras", type=triple, default="5,5,4", metavar="N,N,N",
@@ -310,11 +314,12 @@ def train(
                 masters.gather()
                 load = mor.router_load(model) if adapted else {}
                 sums.add(torch.stack((loss, ce, balance, orthogonal)), by_role, load)
+            if complete_round(model, len(micro_batches), processes):  # --fsdp: others had one more
+                masters.gather()
             sums.stop += len(caught)  # a signal to one process stops all of them after the same step
-            processes.sum(gradients)
             sums.over(processes)
 
-            grad_norm = float(torch.linalg.vector_norm(gradients))
+            grad_norm = sum_gradients(gradients, masters.sharded, processes)
             check_finite(step, float(sums.terms[0]), grad_norm, args.output)
             if 0 < args.clip < grad_norm:
                 gradients.mul_(args.clip / grad_norm)
@@ -330,7 +335,7 @@ def train(
             if step % args.log_every == 0:
                 output.log(record)
             if sums.stop or step % args.save_every == 0 or step == len(plan):
-                output.save(step, model, optimizer)
+                output.save(step, model, masters, optimizer)
             if sums.stop:
                 processes.say(f"stopped after step {step} of {len(plan)}; --resume goes on with it")
                 raise KeyboardInterrupt
@@ -451,7 +456,11 @@ def train_and_evaluate(
         planned = Transformer(base)
         mor.add_mor(planned, config, layer_class=layer_class(config))
     adapter, whole = mor.count_parameters(planned)
-    check_memory(whole if args.method == "full" else adapter, device)
+    sharded = args.fsdp and processes.size > 1  # one process has all the parts
+    if args.method == "full":
+        check_memory(whole // processes.size if sharded else whole, device)
+    else:
+        check_memory(adapter, device)
     torch.manual_seed(args.seed)
     if args.quick:
         processes.say(quick_run())
@@ -465,10 +474,19 @@ def train_and_evaluate(
     plan = plan_steps(trajectories.lengths.tolist(), args)
     dtype = choose_dtype(args.dtype, device)
     args.dtype = str(dtype).removeprefix("torch.")
-    model = Transformer.from_pretrained(folder, dtype, device)
+
+    def load() -> Transformer:
+        if sharded:
+            return load_sharded(folder, dtype, device, processes)
+        return Transformer.from_pretrained(folder, dtype, device)
+
+    model = load()
     output = Output(args.output, settings_of(args, trajectories, model), frame, processes.rank == 0)
 
     def evaluate_all(model: Transformer, step: int) -> None:
+        """The model can then no longer be trained."""
+        if not sharded:  # that form copies the weights
+            model = for_inference(model)
         for name, of_set in held_out.items():
             processes.say(f"evaluating after step {step}: {name}")
             output.log({"step": step, "set": name, "eval": evaluate(model, of_set, frame, args, processes)})
@@ -476,9 +494,9 @@ def train_and_evaluate(
     if not args.resume:
         output.start(args)
         if held_out:  # the base alone is as good: an adapter that starts at zero changes nothing
-            evaluate_all(for_inference(model), 0)
-            del model  # which can no longer be trained
-            model = Transformer.from_pretrained(folder, dtype, device)
+            evaluate_all(model, 0)
+            del model
+            model = load()
     if args.method == "full":
         model.arrange_rows = lambda role_ids: None  # plain linears want no order of rows
     else:
@@ -493,7 +511,7 @@ def train_and_evaluate(
         step = output.restore(model, masters, optimizer)
     else:
         step = 0
-        output.save(step, model, optimizer)
+        output.save(step, model, masters, optimizer)
     trained, frozen = mor.count_parameters(model)
     processes.say(
         f"{args.model} ({args.dtype}, {device}): {frozen:,} parameters frozen, {trained:,} trained\n"
@@ -501,7 +519,7 @@ def train_and_evaluate(
     )
     train(model, masters, trajectories, plan, optimizer, output, step, args, processes)
     if held_out:
-        evaluate_all(for_inference(model), len(plan))
+        evaluate_all(model, len(plan))
         processes.say(table(output.evaluations()))
     how = f"--model {args.output} --adapter ''" if args.method == "full" else f"--adapter {args.output}"
     processes.say(f"saved in {args.output}; use it by {how}")

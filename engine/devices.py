@@ -160,6 +160,17 @@ def flat_gradients(parameters: list[nn.Parameter]) -> Tensor:
     return flat
 
 
+def sum_gradients(gradients: Tensor, sharded: bool, processes: Processes) -> float:
+    """Add up the flat buffer over the processes; return its norm.
+
+    sharded: FSDP2 has added up already, and each process has the gradients of its own parts.
+    """
+    if not sharded:
+        return float(torch.linalg.vector_norm(processes.sum(gradients)))
+    squared = torch.linalg.vector_norm(gradients).square()
+    return float(processes.sum(squared).sqrt())
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: the most that tensors took on the GPU, or this process on the CPU."""
     if device.type == "cuda":

@@ -11,6 +11,7 @@ forms. engine/inference.py puts m / n into W0 and B.
 import torch
 from torch import Tensor, nn
 
+from engine.sharding import whole
 from mor import MoRConfig, MoRLinear, RoleRows
 
 
@@ -52,7 +53,7 @@ class DoRALinear(MoRLinear):
         ||w + s b A||^2 = ||w||^2 + 2 s (w A^T) . b + s^2 b (A A^T) b^T for a row w of W0 and b of B
         """
         A, B = self.lora_A["reasoner"][0], self.lora_B["reasoner"][0]  # [rank, in], [rank, out]
-        weight, s = self.base.weight, self.config.scale
+        weight, s = whole(self.base.weight), self.config.scale
         if self.base_squares is None:
             self.base_squares = weight.to(A.dtype).square().sum(dim=1)
         cross = (A.to(weight.dtype) @ weight.T).to(A.dtype)  # [rank, out]

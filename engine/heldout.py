@@ -19,6 +19,7 @@ from engine.dataset import HeldOut
 from engine.devices import Processes
 from engine.generation import generate
 from engine.loss import LOGIT_ROWS, HeadCrossEntropy, sums_by_role, token_losses
+from engine.sharding import in_step
 from engine.together import together
 from formats.calls import CallError, parse_calls, same_calls
 from formats.frames import Frame
@@ -261,16 +262,17 @@ def evaluate(
     packs = data.pack([each.length for each in others], args.tokens_per_batch, 0, 0)
     packs = packs[processes.rank :: processes.size]
     read = (token_losses(model, [others[i].example for i in indices])[1] for indices in packs)
-    for sums in progress(read, "read", len(packs), 0, processes):
-        by_role += sums
 
     counts = Counter()
     mine = chosen[processes.rank :: processes.size]
     plays = (reading_and_writing(model, held_out[i].record, frame) for i in mine)
     written = together(model, plays, AT_ONCE)
-    for _, (sums, right) in progress(written, "read and written", len(mine), AT_ONCE, processes):
-        by_role += sums
-        counts += right
+    with in_step(model, processes):
+        for sums in progress(read, "read", len(packs), 0, processes):
+            by_role += sums
+        for _, (sums, right) in progress(written, "read and written", len(mine), AT_ONCE, processes):
+            by_role += sums
+            counts += right
     sums = processes.sum(by_role).tolist()
     nll, supervised = sum(row[0] for row in sums), sum(row[2] for row in sums)
     names = ("executor_turns", "exact", "exact_own", "reasoner_turns", "next_role")

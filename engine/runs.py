@@ -14,6 +14,7 @@ from cli import UserError, exclusive, parse_object, remove_left_overs, write_who
 from engine.adapter import save_adapter
 from engine.dataset import Trajectories
 from engine.full import Masters, save_checkpoint
+from engine.sharding import collect, whole
 from engine.tensors import CHECKSUM, load_file, save_file
 from formats.frames import Frame
 from model import Transformer
@@ -23,7 +24,7 @@ STATE, METRICS, ARGS = "training_state.safetensors", "metrics.jsonl", "train_arg
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps for a parameter, beside the number of steps
 FREE = (  # flags that may change when a run goes on; --max-length and --overlong show in the data
     *("quick", "show", "device", "output", "resume", "save_every", "log_every", "eval_data", "eval_limit"),
-    *("gradient_checkpointing", "cache", "max_length", "overlong"),
+    *("gradient_checkpointing", "cache", "max_length", "overlong", "fsdp"),
 )
 
 
@@ -58,7 +59,7 @@ def settings_of(args: argparse.Namespace, trajectories: Trajectories, model: Tra
     """What decides the course of a run, as JSON values: flags, and digests of the data and the base model."""
     settings = {name: value for name, value in vars(args).items() if name not in FREE}
     rendered = hashlib.sha256(trajectories.digests.tobytes())
-    norm = model.model.norm.weight.detach().float().cpu().numpy()  # enough to tell two trainings apart
+    norm = whole(model.model.norm.weight.detach()).float().cpu().numpy()  # enough to tell two trainings apart
     base = hashlib.sha256(repr(model.config).encode() + norm.tobytes())
     settings["data"] = f"data {rendered.hexdigest()[:16]}"
     settings["model"] = f"model {base.hexdigest()[:16]}"
@@ -73,6 +74,17 @@ def named_parameters(optimizer: torch.optim.AdamW) -> Iterator[tuple[str, torch.
     """What it trains, in its order, by the names that it was given."""
     for group in optimizer.param_groups:
         yield from zip(group["param_names"], group["params"], strict=True)
+
+
+def training_state(
+    step: int, masters: Masters, optimizer: torch.optim.AdamW
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """What the training state holds after `step`: all that is trained, and AdamW's moments."""
+    for name, parameter in named_parameters(optimizer):
+        yield f"parameter.{name}", masters.as_in_model(name, parameter.detach())
+        if step:  # before the first, AdamW keeps nothing
+            for moment in MOMENTS:
+                yield f"{moment}.{name}", masters.as_in_model(name, optimizer.state[parameter][moment])
 
 
 class Output:
@@ -110,30 +122,27 @@ class Output:
         found = (parse_object(line, f"{path}:{number}", "a line of train.py") for number, line in lines)
         return [line for line in found if "eval" in line]
 
-    def save(self, step: int, model: Transformer, optimizer: torch.optim.AdamW) -> None:
+    def save(self, step: int, model: Transformer, masters: Masters, optimizer: torch.optim.AdamW) -> None:
         """Write the training state, then the result; a kill between the two leaves it to `restore`."""
-        if not self.writes:
-            return
+        tensors = collect(training_state(step, masters, optimizer), self.writes)
+        if self.writes:
+            self._save_state(step, tensors)
+        if step:
+            self._save_result(model)
+
+    def _save_state(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
         with open(self.folder / METRICS, "rb") as file:
             metrics = file.read()
             os.fsync(file.fileno())  # the state must not know of lines that are not on the disk
         state = {"step": step, "metrics_bytes": len(metrics), "metrics_sha256": digest(metrics)}
         text = json.dumps(state | {"settings": self.settings})
-        tensors = {}
-        for name, parameter in named_parameters(optimizer):
-            tensors[f"parameter.{name}"] = parameter.detach()
-            if step:  # before the first, AdamW keeps nothing
-                for moment in MOMENTS:
-                    tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
         write_whole(self.folder / STATE, lambda path: save_file(tensors, path, {"state": text}))
-        if step:
-            self._save_result(model)
 
     def _save_result(self, model: Transformer) -> None:
         """The adapter or, of full fine-tuning, the checkpoint."""
         if self.settings["method"] == "full":
-            save_checkpoint(model, self.frame, self.folder)
-        else:
+            save_checkpoint(model, self.frame, self.folder, self.writes)
+        elif self.writes:
             save_adapter(model, self.folder)
 
     def restore(self, model: Transformer, masters: Masters, optimizer: torch.optim.AdamW) -> int:
@@ -165,14 +174,16 @@ class Output:
         step = state["step"]
         moments = {}
         for index, (name, parameter) in enumerate(named_parameters(optimizer)):
-            parameter.data.copy_(tensors[f"parameter.{name}"])
+            parameter.data.copy_(masters.own(name, tensors[f"parameter.{name}"]))
             if step:
-                moments[index] = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS}
+                moments[index] = {each: masters.own(name, tensors[f"{each}.{name}"]) for each in MOMENTS}
                 moments[index]["step"] = torch.tensor(float(step))
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         masters.publish()
         if self.writes:
-            self._restore_files(state, model)
+            self._restore_files(state)
+        if step:
+            self._save_result(model)  # after the last step, no save would follow
         return step
 
     def _check_metrics(self, state: dict) -> None:
@@ -182,10 +193,8 @@ class Output:
         if content and digest(content) != state["metrics_sha256"]:
             raise UserError(f"{path}: damaged; remove it, and the run goes on without its lines so far")
 
-    def _restore_files(self, state: dict, model: Transformer) -> None:
-        """Cut metrics.jsonl back, remove what a killed save left, write the result of that save."""
+    def _restore_files(self, state: dict) -> None:
+        """Cut metrics.jsonl back, remove what a killed save left."""
         metrics = self.folder / METRICS
         os.truncate(metrics, min(state["metrics_bytes"], metrics.stat().st_size))
         remove_left_overs(self.folder)
-        if state["step"]:
-            self._save_result(model)  # after the last step, no save would follow

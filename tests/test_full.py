@@ -96,4 +96,4 @@ def test_gradients_of_micro_batches_add_up():
 def test_what_is_float32_is_its_own_copy():
     layer = torch.nn.Linear(2, 1)
     masters = Masters(layer)
-    assert masters.parameters["weight"] is layer.weight and masters.copied == []
+    assert masters.parameters["weight"] is layer.weight and not masters.copied
