@@ -4,18 +4,16 @@ The library's own `save_file` writes to a name of its own beside the target, whi
 behind, and gives the file to its owner alone; its `save` holds all of a checkpoint in memory once more.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cli import UserError, open_file
+from formats.checkpoint import CHECKSUM, checksum, raw_bytes
 
-CHECKSUM = "sha256"  # its key in a file's metadata
 # Names of dtypes in the format. The library sorts tensors by dtype in this order, then by name.
 DTYPES = {
     torch.int64: "I64",
@@ -33,7 +31,7 @@ DTYPES = {
 def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write tensors in the safetensors format, their checksum among the metadata. Raises OSError."""
     metadata = dict(metadata or {})
-    header: dict[str, dict] = {"__metadata__": metadata | {CHECKSUM: checksum(tensors, metadata)}}
+    header: dict[str, dict] = {"__metadata__": metadata | {CHECKSUM: checksum(sorted(tensors.items()), metadata)}}
     order, end = list(DTYPES), 0
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     for name in names:
@@ -73,19 +71,5 @@ def load_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def check(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
     """Raises UserError where the checksum among the metadata, if there is one, is of something else."""
     rest = {key: text for key, text in metadata.items() if key != CHECKSUM}
-    if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(tensors, rest):
+    if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(sorted(tensors.items()), rest):
         raise UserError(f"{path}: damaged, its checksum is of other content")
-
-
-def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """SHA-256 of names, kinds, shapes and contents, and of the metadata, in hex."""
-    whole = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        whole.update(raw_bytes(tensor))
-    return whole.hexdigest()
-
-
-def raw_bytes(tensor: Tensor) -> np.ndarray:
-    """uint8 [bytes]: what is stored of a tensor; a view where it lies in memory in one piece."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

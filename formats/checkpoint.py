@@ -5,15 +5,17 @@ the newer one (rope_parameters). What would need other code in model.py (another
 quantized weights) is refused, and so is a tensor too many, too few or of another shape.
 """
 
+import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -23,6 +25,7 @@ from cli import UserError, open_file, read_object
 MODEL_TYPES = ("llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3", "PanguEmbedded")
 ROPE_TYPES = ("default", "llama3", "longrope")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+CHECKSUM = "sha256"  # its key in the metadata of a file that we wrote: see engine/tensors.py
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 FULL, SLIDING = "full_attention", "sliding_attention"
 WANTED = "a JSON object, as in the folder of a Hugging Face checkpoint"
@@ -356,6 +359,8 @@ def read_tensors(
     for name, file in files.items():
         if name not in shapes:
             raise UserError(f"{folder / file}: tensor {name} is unexpected; config.json has none")
+    for file in sorted(set(files.values())):
+        check_file(folder / file)
     for name, file in files.items():
         path = folder / file
         with opened(path) as stored:  # opened for each: what was read is unmapped, so memory holds one copy
@@ -370,3 +375,34 @@ def read_tensors(
         if not torch.stack(tensor.aminmax()).isfinite().all():  # a NaN is both the least and the largest
             raise UserError(f"{path}: tensor {name} holds NaN or infinity; fetch or make the file again")
         yield name, tensor
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError for a file whose checksum, if it has one, is of other content."""
+    with opened(path) as stored:
+        metadata, names = stored.metadata() or {}, sorted(stored.keys())
+    written = metadata.pop(CHECKSUM, None)
+    if written and written != checksum(tensors_of(path, names), metadata):
+        raise UserError(f"{path}: damaged, its checksum is of other content; make it again")
+
+
+def tensors_of(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of a file in turn; it is opened for each, as in read_tensors."""
+    for name in names:
+        with opened(path) as stored:
+            tensor = stored.get_tensor(name)
+        yield name, tensor
+
+
+def checksum(tensors: Iterable[tuple[str, Tensor]], metadata: dict[str, str]) -> str:
+    """SHA-256 of names, kinds, shapes and contents, in order of names, and of the metadata, in hex."""
+    whole = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in tensors:
+        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        whole.update(raw_bytes(tensor))
+    return whole.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> np.ndarray:
+    """uint8 [bytes]: what is stored of a tensor; a view where it lies in memory in one piece."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
