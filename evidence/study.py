@@ -112,7 +112,8 @@ def prepare_mix(args: Namespace) -> None:
         parts += Random(name).sample(lines, min(count, len(lines)))
     Random("mix").shuffle(parts)
     (args.work / "dev.jsonl").write_bytes(b"".join(parts[:150]))
-    (args.work / "train.jsonl").write_bytes(b"".join(parts[150:]))
+    # whole, as the next start takes it for the sign that all is there
+    write_whole(args.work / "train.jsonl", lambda path: path.write_bytes(b"".join(parts[150:])))
 
 
 def train_command(one: Run, args: Namespace) -> list[str]:

@@ -341,10 +341,17 @@ def without_repeated_head(folder: Path, files: dict[str, str]) -> dict[str, str]
     if HEAD not in files or EMBEDDING not in files:
         return files
     with opened(folder / files[HEAD]) as first, opened(folder / files[EMBEDDING]) as second:
-        if not torch.equal(first.get_tensor(HEAD), second.get_tensor(EMBEDDING)):
+        head, embedding = first.get_tensor(HEAD), second.get_tensor(EMBEDDING)
+        if head.shape != embedding.shape or not (head == embedding).all():  # whatever dtypes they have
             wanted = "wanted the two equal, or tie_word_embeddings false"
             raise UserError(f"{folder / files[HEAD]}: {HEAD} differs from {EMBEDDING}; {wanted}")
     return {name: file for name, file in files.items() if name != HEAD}
+
+
+def holds_parts(stored: str, name: str) -> bool:
+    """Whether a name has all parts of another one in order, with those of wrappers such as _orig_mod between."""
+    parts = iter(stored.split("."))
+    return all(part in parts for part in name.split("."))
 
 
 def read_tensors(
@@ -353,7 +360,7 @@ def read_tensors(
     """Each of `files` in turn, mapped and checked against the `shapes` asked for. Raises UserError."""
     for name in shapes:
         if name not in files:
-            longer = [stored for stored in files if stored.endswith(f".{name}")]
+            longer = [stored for stored in files if holds_parts(stored, name)]
             hint = f" ({longer[0]} is there: save the model without its wrapper)" if longer else ""
             raise UserError(f"{folder}: tensor {name} is missing; its config.json asks for it{hint}")
     for name, file in files.items():

@@ -124,14 +124,15 @@ def test_a_refusal_is_journaled_and_not_asked_again(fault, answer, tmp_path):
     assert lines(journal.path)[1]["content"] is None
 
 
-def test_an_answer_that_was_cut_off_is_an_answer(journal):
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "model_length"])
+def test_an_answer_that_was_cut_off_is_an_answer(reason, journal):
     with (
-        ChatServer(lambda request: choice("The rain in", "length")) as server,
+        ChatServer(lambda request: choice("The rain in", reason)) as server,
         connect(server, journal) as client,
     ):
         assert client.ask(question()) == "The rain in" == client.ask(question())
         assert all(isinstance(client.ask(question(n)), CutOff) for n in (0, 0, 1))
-    assert lines(journal.path)[0]["finish_reason"] == "length"
+    assert lines(journal.path)[0]["finish_reason"] == reason
 
 
 # ---- what concerns all requests ----
@@ -290,7 +291,7 @@ THOUGHT = {"type": "thinking", "thinking": [TEXT]}
 PARTS = [
     ([TEXT], "Yes"),
     ([THOUGHT, TEXT, TEXT], "YesYes"),
-    ([{"type": "output_text", "text": "A"}, "b"], "A"),
+    ([{"type": "output_text", "text": "A"}, "b", {"text": "c"}], "Abc"),
 ]
 PARTS += [([THOUGHT], None), ([], None), ([{"type": "text", "text": 7}], None)]
 

@@ -31,6 +31,7 @@ import sys
 import threading
 import time
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -57,6 +58,7 @@ MEND = {
 LARGEST = 1 << 23  # bytes of a reply
 TOO_LARGE = f"a reply of more than {LARGEST >> 20} MiB"
 LONGEST_BACK_OFF, LONGEST_RETRY_AFTER = 60.0, 600.0  # seconds
+CUT = ("length", "max_tokens", "MAX_TOKENS", "model_length")  # what servers call the end at max_tokens
 DETAIL = 300  # characters of what a server says of a fault
 SECRET = 8  # characters from which a key is hidden; "EMPTY", for a local server, may stand in answers
 
@@ -470,23 +472,25 @@ def answer_of(entry: dict) -> str:
     """An entry's content. Raises Unanswered where it is a refusal."""
     if "refused" in entry:
         raise Unanswered(entry["refused"], entry.get("detail", ""))
-    return CutOff(entry["content"]) if entry.get("finish_reason") == "length" else entry["content"]
+    return CutOff(entry["content"]) if entry.get("finish_reason") in CUT else entry["content"]
 
 
 def text_of(content: object) -> object:
     """A message's content; of a list of parts the texts, without thoughts. None where there is no text."""
     if not isinstance(content, list):
         return content
-    parts = [
-        part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")
-    ]
-    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    texts = []
+    for part in content:
+        if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text"):
+            part = part.get("text")
+        if isinstance(part, str):
+            texts.append(part)
     return "".join(texts) if texts else None
 
 
 def no_endpoint(headers: dict, body: bytes) -> str:
     """What else than a chat endpoint's reply stands here, for a message; "" where it may be one."""
-    kind, start = headers.get("content-type", "").lower(), body[:100].lstrip()
+    kind, start = headers.get("content-type", "").lower(), body[:100].removeprefix(BOM_UTF8).lstrip()
     if start.startswith(b"{"):
         return ""
     if start.startswith(b"<") or "html" in kind:
