@@ -126,6 +126,8 @@ def bare_tool(tool: object) -> object:
         if [*tool] != ["function"]:
             break
         tool = tool["function"]
+    if isinstance(tool, dict):  # null says that there is none
+        tool = {key: value for key, value in tool.items() if value is not None or key == "name"}
     return tool
 
 

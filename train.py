@@ -103,7 +103,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument_group("model and adapter").add_argument
     add("--model", default=absent, metavar="DIR|HUB_ID", help="base model; without it, a quick run on tiny/")
     add("--method", choices=("adapter", "full"), default="adapter",
-        help=f"full: no adapter, all of the model is trained; with --model its --lr is {FULL_LR:g} by default")
+        help=f"full: no adapter, all of the model is trained; with --model at --lr {FULL_LR:g} by default")
     add("--frame", choices=tuple(FAMILIES), default="",
         help="chat format; default: by the special tokens of the tokenizer")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",

@@ -31,7 +31,7 @@ DTYPES = {
 def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write tensors in the safetensors format, their checksum among the metadata. Raises OSError."""
     metadata = dict(metadata or {})
-    header: dict[str, dict] = {"__metadata__": metadata | {CHECKSUM: checksum(sorted(tensors.items()), metadata)}}
+    header: dict[str, dict] = {"__metadata__": metadata | {CHECKSUM: checksum(tensors, metadata)}}
     order, end = list(DTYPES), 0
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     for name in names:
@@ -71,5 +71,5 @@ def load_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def check(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
     """Raises UserError where the checksum among the metadata, if there is one, is of something else."""
     rest = {key: text for key, text in metadata.items() if key != CHECKSUM}
-    if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(sorted(tensors.items()), rest):
+    if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(tensors, rest):
         raise UserError(f"{path}: damaged, its checksum is of other content")

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -349,7 +349,7 @@ def without_repeated_head(folder: Path, files: dict[str, str]) -> dict[str, str]
 
 
 def holds_parts(stored: str, name: str) -> bool:
-    """Whether a name has all parts of another one in order, with those of wrappers such as _orig_mod between."""
+    """Whether a name has all parts of another one in order, with those of wrappers between."""
     parts = iter(stored.split("."))
     return all(part in parts for part in name.split("."))
 
@@ -387,24 +387,18 @@ def read_tensors(
 def check_file(path: Path) -> None:
     """Raises UserError for a file whose checksum, if it has one, is of other content."""
     with opened(path) as stored:
-        metadata, names = stored.metadata() or {}, sorted(stored.keys())
-    written = metadata.pop(CHECKSUM, None)
-    if written and written != checksum(tensors_of(path, names), metadata):
-        raise UserError(f"{path}: damaged, its checksum is of other content; make it again")
+        metadata = stored.metadata() or {}
+        written = metadata.pop(CHECKSUM, None)
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()} if written else {}
+        if written and written != checksum(tensors, metadata):
+            raise UserError(f"{path}: damaged, its checksum is of other content; make it again")
 
 
-def tensors_of(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor of a file in turn; it is opened for each, as in read_tensors."""
-    for name in names:
-        with opened(path) as stored:
-            tensor = stored.get_tensor(name)
-        yield name, tensor
-
-
-def checksum(tensors: Iterable[tuple[str, Tensor]], metadata: dict[str, str]) -> str:
-    """SHA-256 of names, kinds, shapes and contents, in order of names, and of the metadata, in hex."""
+def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 of names, kinds, shapes and contents, and of the metadata, in hex."""
     whole = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name, tensor in tensors:
+    for name in sorted(tensors):
+        tensor = tensors[name]
         whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         whole.update(raw_bytes(tensor))
     return whole.hexdigest()

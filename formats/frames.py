@@ -209,7 +209,7 @@ def _load_tokenizer(path: Path) -> Tokenizer:
     data = read_object(path, WANTED)
     data["truncation"] = data["padding"] = None  # as saved by who trained with a maximal length
     if isinstance(data.get("model"), dict) and data["model"].get("dropout") not in (None, 0):
-        got = f"got dropout {data['model']['dropout']!r:.20}, which cuts one text into other tokens every time"
+        got = f"got dropout {data['model']['dropout']!r:.20}, which makes other tokens of a text each time"
         raise UserError(f"{path}: {got}; set it to null")
     with library_faults(path), without_stderr():
         for token in data["added_tokens"]:

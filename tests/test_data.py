@@ -415,6 +415,8 @@ def test_tools_as_openais_interfaces_wrap_them(tmp_path):
     wrapped = {"type": "function", "function": tool}
     forms = [wrapped, wrapped | {"strict": True}, {"type": "function", "function": tool | {"strict": False}}]
     forms += [{"type": "function", "strict": None} | tool, tool | {"strict": True}]
+    nothing = {"type": "function", "function": {"name": "now", "description": None, "parameters": None}}
+    assert data.bare_tool(nothing) == {"name": "now"}
     lines = [json.dumps(RECORD | {"tools": [form, *RECORD["tools"][1:]]}) for form in forms]
     (tmp_path / "wrapped.jsonl").write_text("\n".join(lines))
     assert data.read_records(tmp_path / "wrapped.jsonl") == [RECORD] * len(forms)

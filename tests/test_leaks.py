@@ -21,6 +21,12 @@ SAME = [
     "I\u00adwould like to\u00a0find a Unisex\u3000Salon in San Jose\ufeff",
     "Ｉ would like to find a Ｕｎｉｓｅｘ Salon in San Jose",
     "I would like to find a\nUnisex - Salon\n(in San_Jose)",
+    "I would like to find a <b>Unisex Salon</b><br>in San&nbsp;Jose&period;",
+    "I would like to find a\\nUnisex Salon\\nin San Jose",
+    "I would like to find a Uni\0sex\x07 Sa\x1blon in\x08 San\u2800Jose\ue000",
+    "I would like to find a U\u20ddnisex Salon in San Jose",
+    "I would like to find a Unisех Sаlоn in Sаn Jоsе",  # half of the letters are Cyrillic
+    "I would like to find a 𝐔𝐧𝐢𝐬𝐞𝐱 𝑺𝒂𝒍𝒐𝒏 in San Jose",
     "Question: " + SALON,
     SALON + "\n\nThink step by step and answer with one call.",
     "Hello there. " + SALON + ". Please be quick; I have to leave at 5.",

@@ -590,7 +590,7 @@ def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys)
     assert "frame chatml wants" in capsys.readouterr().err
 
 
-def test_what_a_model_was_told_when_it_was_trained_as_a_whole_it_is_told_again(base, sample, tmp_path, capsys):
+def test_a_model_trained_as_a_whole_keeps_its_prompts(base, sample, tmp_path, capsys):
     folder = tmp_path / "trained"
     shutil.copytree(base, folder)
     config = json.loads((folder / "config.json").read_text())
