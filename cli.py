@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import getpass
 import io
 import json
 import os
@@ -62,6 +63,7 @@ def number(kind: type, low: float, high: float = MOST, zero: bool = False) -> Ca
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> int:
     """Run a command; return its exit code: 0 done, 2 the user can mend it, 130 interrupted."""
+    name_user()
     with lasting_streams() as outlets:
         try:
             main(argv)
@@ -78,6 +80,14 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
             if outlet.failed and outlet.fileno() == 1 and not code:
                 code = refuse(f"stdout: cannot be written ({outlet.failed}); free space")
         return code
+
+
+def name_user() -> None:
+    """Give a user without a name one: torch.compile asks for it and fails where there is none."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid{os.getuid()}"
 
 
 def refuse(text: str) -> int:

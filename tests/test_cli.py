@@ -1,6 +1,7 @@
 """cli.py: numbers within bounds, streams whose reader has left, locks, what killed processes leave."""
 
 import argparse
+import getpass
 import os
 import signal
 import subprocess
@@ -88,6 +89,15 @@ def test_a_full_disk_under_stdout_is_a_failure_at_the_end(tmp_path):
 def test_what_a_stream_cannot_spell_is_escaped(encoding, tmp_path):
     code, text, done = shell("2>/dev/null", tmp_path, PYTHONIOENCODING=encoding)
     assert code == 0 and done and rb"\u65e5" in text
+
+
+def test_a_user_without_a_name_gets_one(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("USER", "")  # to be undone
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    found = []
+    assert cli.run(lambda argv: found.append(getpass.getuser())) == 0 and found == ["uid54321"]
 
 
 def test_faults_of_the_system_are_one_line(capsys, tmp_path):
