@@ -73,6 +73,10 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         except OSError as error:  # a full disk, a loop of links, a file that has gone: what no place foresaw
             where = f"{error.filename}: " if error.filename else ""
             code = refuse(f"{where}{error.strerror or error}; mend that or choose another place")
+        except (MemoryError, RuntimeError) as error:  # torch's are RuntimeErrors that name what they wanted
+            if not isinstance(error, MemoryError) and "allocate" not in str(error):
+                raise
+            code = refuse(f"out of memory ({str(error)[:200]}); free some, or ask for less")
         except KeyboardInterrupt:
             code = 130
         for outlet in outlets:

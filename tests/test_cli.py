@@ -109,6 +109,24 @@ def test_faults_of_the_system_are_one_line(capsys, tmp_path):
     assert error == f"error: {tmp_path}/none: No such file or directory; mend that or choose another place\n"
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory:\nyou tried 4 GB")])
+def test_a_want_of_memory_is_one_line(error, capsys):
+    def main(argv: list[str] | None) -> None:
+        raise error
+
+    assert cli.run(main) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory (") and said.count("\n") == 1
+
+
+def test_a_fault_of_ours_is_no_want_of_memory():
+    def main(argv: list[str] | None) -> None:
+        raise RuntimeError("no such layer")
+
+    with pytest.raises(RuntimeError, match="no such layer"):
+        cli.run(main)
+
+
 # ---- files that need not end ----
 
 
