@@ -520,7 +520,7 @@ class Transformer(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-        tensors = read_tensors(folder, files, shapes)
+        tensors = read_tensors(folder, files, shapes, dtype)
         state = {name: tensor.to(device, dtype, copy=True) for name, tensor in tensors}
         model.load_state_dict(state, strict=False, assign=True)  # not strict: a tied head has no tensor
         model.tie()

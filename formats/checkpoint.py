@@ -355,9 +355,13 @@ def holds_parts(stored: str, name: str) -> bool:
 
 
 def read_tensors(
-    folder: Path, files: dict[str, str], shapes: dict[str, list[int]]
+    folder: Path, files: dict[str, str], shapes: dict[str, list[int]], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """Each of `files` in turn, mapped and checked against the `shapes` asked for. Raises UserError."""
+    """Each of `files` in turn, mapped and checked against the `shapes` asked for. Raises UserError.
+
+    dtype: in which their numbers have to be finite.
+    """
+    most = torch.finfo(dtype).max
     for name in shapes:
         if name not in files:
             longer = [stored for stored in files if holds_parts(stored, name)]
@@ -379,8 +383,10 @@ def read_tensors(
             raise UserError(f"{path}: tensor {name} has shape {shape}; config.json asks for {shapes[name]}")
         if not kind.is_floating_point or kind.itemsize == 1:
             raise UserError(f"{path}: tensor {name} is stored as {kind}; wanted floats of 16 bits or more")
-        if not torch.stack(tensor.aminmax()).isfinite().all():  # a NaN is both the least and the largest
-            raise UserError(f"{path}: tensor {name} holds NaN or infinity; fetch or make the file again")
+        least, largest = map(float, tensor.aminmax())
+        if not -most <= least <= largest <= most:  # a NaN is both the least and the largest
+            got = f"tensor {name} holds NaN, infinity, or what is infinite in {dtype}"
+            raise UserError(f"{path}: {got}; fetch or make the file again")
         yield name, tensor
 
 

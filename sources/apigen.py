@@ -46,7 +46,7 @@ def call(answer: Any) -> dict:
     answer = unwrapped(answer)
     name, arguments = field(answer, "name", str), answer.get("arguments")
     if isinstance(arguments, str):
-        return {"name": name, "arguments": embedded(arguments, dict, "arguments")}
+        return {"name": name, "arguments": embedded(arguments or "{}", dict, "arguments")}
     return {"name": name, "arguments": field(answer, "arguments", dict)}
 
 

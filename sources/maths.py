@@ -19,6 +19,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from textwrap import dedent
 from typing import Any
 
 from sources.record import reason, record_of, said, summarize
@@ -128,7 +129,7 @@ FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})[^`\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\
 def unfenced(code: str) -> str:
     """Code without the Markdown fences round it, whatever language they name, the last one perhaps open."""
     blocks = FENCE.findall(code) if "```" in code or "~~~" in code else []
-    return "".join(blocks) if blocks and not is_python(code) else code
+    return "".join(map(dedent, blocks)) if blocks and not is_python(code) else code
 
 
 def is_python(code: str) -> bool:

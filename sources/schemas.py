@@ -72,7 +72,7 @@ def is_schema(parameters: dict) -> bool:
     """Whether this is the schema of an object, and not a flat map {parameter: {"type", ...}}."""
     properties, kind = parameters.get("properties"), parameters.get("type")
     if isinstance(properties, dict) and not isinstance(kind, dict):
-        return all(isinstance(inner, dict) for inner in properties.values())
+        return all(isinstance(inner, dict | bool) for inner in properties.values())
     return isinstance(kind, str) and TYPES.get(kind.lower()) == "object"
 
 
@@ -92,7 +92,8 @@ def schema_of(spec: Any, dropped: Counter) -> dict:
     if not isinstance(spec, dict):
         raise Refused("tool parameter that is no object", repr(spec))
     for key, kind in FORMS.items():
-        dropped["words of another form"] += not isinstance(spec.get(key), kind | None)
+        if not isinstance(spec.get(key), kind | None):
+            dropped["words of another form"] += 1
     words = words_of(spec.get("type") or "any")
     known, _, default = read_type(words)
     out = dict(known or {})

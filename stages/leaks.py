@@ -31,11 +31,11 @@ ALIKE = 0.5  # share of the parameters of two functions that both have
 
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # Thai, Han ...
 WORD = re.compile(f"[{UNSPACED}]|\\d+|[^\\W\\d_{UNSPACED}]+")  # 3km and 3 km are the same
-FILLERS = "\u115f\u1160\u3164\uffa0\u2800"  # nobody sees these letters
+FILLERS = "\u115f\u1160\u3164\uffa0"  # nobody sees these letters
 UNSEEN = ("Mn", "Me", "Cf", "Cc", "Co", "Cn")  # categories of accents and of what shows nothing
 PLAIN = re.compile(r"[ -%'-;=-\[\]-~\s]*", re.ASCII)  # without all that the next three are for
 TAG = re.compile(r"</?(?:[abiup]|br|em|strong|div|span|li|[uo]l|pre|su[bp]|t[dr])(?:\s[^<>]*)?/?>")  # of HTML
-ESCAPED = re.compile(r"\\[nrt]")  # a new line that was encoded twice
+ESCAPED = re.compile(r"\\(?:[nrt]|d(?=frac))")  # a new line that was encoded twice; \dfrac is \frac
 LATIN = str.maketrans("аеіјорсѕухһԁԛԝαιορυκν", "aeijopcsyxhdqwaiopukv")  # Cyrillic, Greek
 JOINED = re.compile(r"[\"'`‘’“”]|(?<=\d),(?=\d{3})")  # what's, 10,000
 

@@ -345,6 +345,10 @@ BAD_CHECKPOINTS = {
     "saved by DDP": (lambda f: wrap(f, "module."), ["module.model.", "without its wrapper"]),
     "NaN": (lambda f: store(f, {NORM: torch.tensor([*[1.0] * 63, torch.nan])}), [NORM, FILE, "NaN"]),
     "infinity": (lambda f: store(f, {NORM: torch.tensor([*[1.0] * 63, -torch.inf])}), [NORM, "infinity"]),
+    "infinite once converted": (
+        lambda f: store(f, {NORM: torch.full((64,), -1e300, dtype=torch.float64)}),
+        [NORM, "infinite in torch.float32"],
+    ),
     "other shape": (lambda f: store(f, {NORM: torch.ones(63)}), [NORM, "[63]", "[64]", FILE]),
     "integer weights": (lambda f: store(f, {NORM: torch.ones(64).int()}), [NORM, "int32"]),
     "other config": (lambda f: edit(f / "config.json", vocab_size=255), [EMBED, "[256, 64]", "[255, 64]"]),

@@ -53,6 +53,12 @@ def test_scores():
     assert QUESTIONS.nearest("Yes, please.") == QUESTIONS.nearest("") == (0.0, "")
     assert Questions(["It costs 10,000 for 3 km"]).nearest("it costs 10000 for 3km")[0] == 1.0
     assert Questions(["Tell me the weather"]).nearest("Tell me the weekday") == (0.0, "")  # of two runs one
+    assert (
+        Questions([r"Compute $\frac{1}{2}+\frac{1}{3}$ now"]).nearest(
+            r"compute \dfrac{1}{2}+\tfrac{1}{3} now"
+        )[0]
+        == 1.0
+    )
     assert Questions([]).nearest(SALON) == (0.0, "")
 
 

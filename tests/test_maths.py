@@ -175,6 +175,7 @@ FENCES = [
     ("a = '```'", "a = '```'"),
     ("~~~python title=x\na = 1\n~~~", "a = 1\n"),
     ("Here it is:\n````{python}\na = 1\n````\nDone.", "a = 1\n"),
+    ("1.\n   ```python\n   if 1:\n     a = 1\n   ```", "if 1:\n  a = 1\n"),
     ('a = """\n```\n"""', 'a = """\n```\n"""'),
 ]
 
