@@ -41,6 +41,10 @@ def store(folder: Path, tensors: dict) -> None:
     save_file(changed(load_file(folder / FILE), tensors), folder / FILE)
 
 
+def huge(sign: int) -> torch.Tensor:
+    return torch.full((64,), sign * 1e300, dtype=torch.float64)
+
+
 def wrap(folder: Path, prefix: str, old: str = "", new: str = "") -> None:
     tensors = load_file(folder / FILE).items()
     save_file({prefix + name.replace(old, new): tensor for name, tensor in tensors}, folder / FILE)
@@ -341,14 +345,12 @@ BAD_CHECKPOINTS = {
     "second head": (lambda f: store(f, {HEAD: torch.ones(256, 64)}), [HEAD, "tie_word_embeddings"]),
     "saved compiled": (lambda f: wrap(f, "_orig_mod."), ["_orig_mod.model.", "without its wrapper"]),
     "layers compiled": (lambda f: wrap(f, "", ".0.", ".0._orig_mod."), ["layers.0._orig_mod.", "wrapper"]),
-    "a head of another dtype": (lambda f: store(f, {HEAD: torch.ones(1, dtype=torch.float64)}), [HEAD]),
+    "a head of another dtype": (lambda f: store(f, {HEAD: torch.ones(3, dtype=torch.float64)}), [HEAD]),
     "saved by DDP": (lambda f: wrap(f, "module."), ["module.model.", "without its wrapper"]),
     "NaN": (lambda f: store(f, {NORM: torch.tensor([*[1.0] * 63, torch.nan])}), [NORM, FILE, "NaN"]),
     "infinity": (lambda f: store(f, {NORM: torch.tensor([*[1.0] * 63, -torch.inf])}), [NORM, "infinity"]),
-    "infinite once converted": (
-        lambda f: store(f, {NORM: torch.full((64,), -1e300, dtype=torch.float64)}),
-        [NORM, "infinite in torch.float32"],
-    ),
+    "infinite in float32": (lambda f: store(f, {NORM: huge(1)}), [NORM, "infinite in torch.float32"]),
+    "infinite below zero": (lambda f: store(f, {NORM: huge(-1)}), [NORM, "infinite in torch.float32"]),
     "other shape": (lambda f: store(f, {NORM: torch.ones(63)}), [NORM, "[63]", "[64]", FILE]),
     "integer weights": (lambda f: store(f, {NORM: torch.ones(64).int()}), [NORM, "int32"]),
     "other config": (lambda f: edit(f / "config.json", vocab_size=255), [EMBED, "[256, 64]", "[255, 64]"]),

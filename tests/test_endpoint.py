@@ -259,6 +259,17 @@ def test_a_compressed_reply_is_read(journal):
         assert client.ask(question()) == "1"
 
 
+@pytest.mark.parametrize("fault, what", [("gzip-bomb", "8 MiB"), ("double-gzip", "in the encoding")])
+def test_replies_that_nobody_can_use_end_the_asking_too(fault, what, journal, monkeypatch):
+    monkeypatch.setattr(endpoint, "HOPELESS", 3)
+    with ChatServer(add_one, lambda key, n: fault) as server, connect(server, journal, tries=8) as client:
+        with pytest.raises(cli.UserError, match=f"3 requests and no answer.*{what}"):
+            for number in range(40):
+                with contextlib.suppress(Unanswered):
+                    client.ask(question(number))
+    assert len(server.requests) == 3
+
+
 @pytest.mark.parametrize("fault, what", [("html", "a web page"), ("events", "a stream of events")])
 def test_a_server_that_is_no_endpoint_ends_the_asking_at_once(fault, what, journal):
     with ChatServer(add_one, lambda key, n: fault) as server, connect(server, journal, tries=8) as client:
@@ -344,6 +355,20 @@ def test_a_proxy_that_cannot_be_used(name, address, journal, monkeypatch):
         connect("http://example.invalid/v1", journal)
         import socksio  # noqa: F401  with this package it can be
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_cannot_be_read_are_named(content, journal, monkeypatch, tmp_path):
+    if content:
+        (tmp_path / "file").write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "file"))
+    with pytest.raises(cli.UserError, match="certificates of the environment .SSL_CERT_FILE"):
+        connect("https://example.invalid/v1", journal)
+
+
+def test_an_address_that_is_none(journal):
+    with pytest.raises(cli.UserError, match="--base-url: got 'http://256.1.1.1/v1'"):
+        connect("http://256.1.1.1/v1", journal)
 
 
 def test_a_dead_proxy_is_no_dead_server(journal, monkeypatch):

@@ -54,6 +54,7 @@ MEND = {
     402: "add credit",
     403: "set a key with access",
     404: "check --base-url (most end in /v1) and the model's name",
+    407: "set user and password of the proxy in the environment, or unset it",
 }
 LARGEST = 1 << 23  # bytes of a reply
 TOO_LARGE = f"a reply of more than {LARGEST >> 20} MiB"
@@ -75,11 +76,16 @@ class Unanswered(Exception):
 
 
 class Transient(Exception):
-    """A try has failed. after: seconds the server wants us to wait. busy: 429. unreachable: no connection."""
+    """A try has failed. after: seconds the server wants us to wait. busy: 429. unreachable: no connection.
 
-    def __init__(self, text: str, after: float = 0.0, busy: bool = False, unreachable: bool = False):
+    unusable: the next reply would be no better.
+    """
+
+    def __init__(self, text: str, after: float = 0.0, **what: bool):
         super().__init__(text)
-        self.after, self.busy, self.unreachable = after, busy, unreachable
+        self.after = after
+        self.busy, self.unreachable = what.get("busy", False), what.get("unreachable", False)
+        self.unusable = what.get("unusable", False)
 
 
 class CutOff(str):
@@ -265,7 +271,16 @@ class Endpoint(contextlib.AbstractContextManager):
         limits = http.Limits(max_connections=workers, max_keepalive_connections=0)
         options = {"headers": headers, "timeout": timeout, "limits": limits, "follow_redirects": False}
         try:
+            http.URL(self._url)
+        except http.InvalidURL as error:
+            raise UserError(f"--base-url: got {base_url!r:.100} ({error}); wanted http://HOST/v1") from None
+        try:
             self._client = http.Client(trust_env=not (local and url.scheme == "http"), **options)
+        except OSError as error:  # ssl's as well
+            fault = (
+                f"the certificates of the environment (SSL_CERT_FILE, SSL_CERT_DIR) cannot be read ({error})"
+            )
+            raise UserError(f"{fault}; unset them, or name the right file") from None
         except (ValueError, ImportError, http.InvalidURL):  # their texts may hold the proxy's password
             raise UserError(
                 "a proxy of the environment (all_proxy, http_proxy, https_proxy) cannot be used; "
@@ -312,6 +327,8 @@ class Endpoint(contextlib.AbstractContextManager):
                 return self._read(sent, *self._post(sent), tokens)
             except Transient as error:
                 fault = error
+            if fault.unusable:
+                self._give_up_if_hopeless(str(fault), MEND[404])
             unreachable &= fault.unreachable
             if number + 1 < self._tries:
                 self._back_off(number, fault)
@@ -366,7 +383,7 @@ class Endpoint(contextlib.AbstractContextManager):
                     for part in response.iter_raw():
                         body += part
                         if len(body) > LARGEST:
-                            raise Transient(TOO_LARGE)
+                            raise Transient(TOO_LARGE, unusable=True)
             except http.RequestError as error:
                 if not line.late:
                     unreachable = isinstance(error, (http.ConnectError, http.ConnectTimeout, http.ProxyError))
@@ -388,11 +405,7 @@ class Endpoint(contextlib.AbstractContextManager):
         if 200 <= status < 300:
             if (what := no_endpoint(headers, body)) and not self._answered:
                 raise self._end(f"the server answered {status} with {what}; {MEND[404]}")
-            try:
-                entry, estimated = self._read_choice(reply, tokens)
-            except Transient as fault:
-                self._give_up_if_hopeless(str(fault), MEND[404])
-                raise
+            entry, estimated = self._read_choice(reply, tokens)
             self._answered = True
         elif status in REFUSED and b"max_completion_tokens" in body and b'"max_tokens":' in sent:
             self._renamed = True
@@ -435,9 +448,10 @@ class Endpoint(contextlib.AbstractContextManager):
             message, finish = choice["message"], choice.get("finish_reason")
             content, refused = text_of(message.get("content")), message.get("refusal")
         except (LookupError, TypeError, AttributeError):
-            raise Transient(f"a reply without an answer: {self._said(reply)}") from None
+            what = f"a reply without an answer: {self._said(reply)}"
+            raise Transient(what, unusable=True) from None
         if not isinstance(content, (str, type(None))):
-            raise Transient("a reply whose answer is no text")
+            raise Transient("a reply whose answer is no text", unusable=True)
         entry = {"content": content, "finish_reason": finish}
         if content:
             entry["content"] = self._clean(content)
@@ -506,13 +520,14 @@ def decompressed(body: bytes, headers: dict) -> bytes:
     if encoding in ("identity", ""):
         return body
     if encoding not in ("gzip", "deflate"):
-        raise Transient(f"a reply in the encoding {encoding!r:.40}, which was not asked for")
+        what = f"a reply in the encoding {encoding!r:.40}, which was not asked for"
+        raise Transient(what, unusable=True)
     try:
         text = zlib.decompressobj(47).decompress(body, LARGEST + 1)  # 47: either of the two
     except zlib.error:
-        raise Transient("a reply whose compression is broken") from None
+        raise Transient("a reply whose compression is broken", unusable=True) from None
     if len(text) > LARGEST:
-        raise Transient(TOO_LARGE)
+        raise Transient(TOO_LARGE, unusable=True)
     return text
 
 
