@@ -31,7 +31,7 @@ import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
-from cli import ArgumentParser, UserError, number, run, write_whole
+from cli import ArgumentParser, UserError, number, read_object, run, write_whole
 from evidence.plan import Run, plan
 from evidence.similarity import similarity_of
 from mor import ROLES
@@ -273,9 +273,9 @@ def verdicts(path: Path) -> dict:
 
 
 def read_results(study: str) -> dict[str, dict]:
-    """The results at hand, by the name of their run."""
+    """The results at hand, by the name of their run. Raises UserError."""
     files = sorted((RESULTS / study).glob("*.json"))
-    return {file.stem: json.loads(file.read_text("utf-8")) for file in files}
+    return {file.stem: read_object(file, "a result of this command") for file in files}
 
 
 def write_result(result: dict, path: Path) -> None:

@@ -279,6 +279,12 @@ def test_a_server_that_is_no_endpoint_ends_the_asking_at_once(fault, what, journ
     assert len(server.requests) == 1 and lines(journal.path) == []
 
 
+def test_what_a_body_is_without_a_word_of_its_kind():
+    assert endpoint.no_endpoint({}, b"\xef\xbb\xbf\n<!doctype html>") == "a web page"
+    assert endpoint.no_endpoint({}, b"data: {}").startswith("a stream")
+    assert endpoint.no_endpoint({"content-type": "text/html"}, b' {"choices": []}') == ""
+
+
 def test_a_web_page_after_an_answer_passes(journal):
     faults = [None, "html", None]
     with ChatServer(add_one, lambda key, n: faults.pop(0)) as server, connect(server, journal) as client:

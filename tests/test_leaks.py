@@ -59,6 +59,9 @@ def test_scores():
         )[0]
         == 1.0
     )
+    assert (
+        Questions(["Is AT&amp;T&nbsp;bigger than Verizon?"]).nearest("is AT&T bigger than verizon")[0] == 1.0
+    )
     assert Questions([]).nearest(SALON) == (0.0, "")
 
 
