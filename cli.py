@@ -157,7 +157,8 @@ def open_outlet(descriptor: int, before: io.TextIOWrapper | None) -> Outlet:
     return outlet
 
 
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories of characters that may steer a terminal, or show nothing
+# Categories of characters that may steer a terminal, show nothing, or have a width that nobody knows.
+HIDDEN = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
 
 
 def printable(text: str) -> str:

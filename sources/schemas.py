@@ -108,11 +108,8 @@ def schema_of(spec: Any, dropped: Counter) -> dict:
         out |= further(spec, dropped)
         if isinstance(spec.get("required"), list):
             out["required"] = [name for name in spec["required"] if isinstance(name, str)]
-    if (
-        str(spec.get("nullable")).lower() == "true"
-        and "type" in out
-        and not fits(None, {"type": out["type"]})
-    ):
+    nullable = str(spec.get("nullable")).lower() == "true"
+    if nullable and "type" in out and not fits(None, {"type": out["type"]}):
         out["type"] = [*([out["type"]] if isinstance(out["type"], str) else out["type"]), "null"]
     add_enum(out, spec.get("enum") or spec.get("choices"), dropped)
     if "const" in spec and fits(spec["const"], out):
