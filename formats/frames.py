@@ -131,7 +131,8 @@ class Frame:
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, special tokens by name."""
-        return self.tokenizer.decode(ids, skip_special_tokens=False)
+        with library_faults(self.folder / "tokenizer.json"):
+            return self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def load_frame(folder: str | Path, name: str = "", prompts: str = "") -> Frame:

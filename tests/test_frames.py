@@ -3,7 +3,9 @@
 import json
 import re
 import unicodedata
+from dataclasses import replace
 from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
 from conftest import (
@@ -168,6 +170,16 @@ def test_a_text_that_the_library_stumbles_over_is_refused(tmp_path):
     assert frame.decode(frame.encode("aab")) == "aab"
     with pytest.raises(UserError, match="tokenizer.json: not for the tokenizers library"):
         frame.encode("a" * 30 + "b")
+
+    class Panic(BaseException):
+        pass
+
+    def panic(*_: object, **__: object) -> None:
+        raise Panic("index out of bounds")
+
+    broken = replace(frame, tokenizer=SimpleNamespace(decode=panic))
+    with pytest.raises(UserError, match="index out of bounds"):
+        broken.decode([1])
 
 
 def test_a_frame_by_name(tmp_path):
