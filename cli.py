@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import getpass
 import io
 import json
 import os
@@ -62,6 +63,7 @@ def number(kind: type, low: float, high: float = MOST, zero: bool = False) -> Ca
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> int:
     """Run a command; return its exit code: 0 done, 2 the user can mend it, 130 interrupted."""
+    name_user()
     with lasting_streams() as outlets:
         try:
             main(argv)
@@ -71,6 +73,10 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         except OSError as error:  # a full disk, a loop of links, a file that has gone: what no place foresaw
             where = f"{error.filename}: " if error.filename else ""
             code = refuse(f"{where}{error.strerror or error}; mend that or choose another place")
+        except (MemoryError, RuntimeError) as error:  # torch's are RuntimeErrors that name what they wanted
+            if not isinstance(error, MemoryError) and "allocate" not in str(error):
+                raise
+            code = refuse(f"out of memory ({str(error)[:200]}); free some, or ask for less")
         except KeyboardInterrupt:
             code = 130
         for outlet in outlets:
@@ -78,6 +84,14 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
             if outlet.failed and outlet.fileno() == 1 and not code:
                 code = refuse(f"stdout: cannot be written ({outlet.failed}); free space")
         return code
+
+
+def name_user() -> None:
+    """Give a user without a name one: torch.compile asks for it and fails where there is none."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid{os.getuid()}"
 
 
 def refuse(text: str) -> int:
@@ -143,7 +157,8 @@ def open_outlet(descriptor: int, before: io.TextIOWrapper | None) -> Outlet:
     return outlet
 
 
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories of characters that may steer a terminal, or show nothing
+# Categories of characters that may steer a terminal, show nothing, or have a width that nobody knows.
+HIDDEN = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
 
 
 def printable(text: str) -> str:

@@ -45,7 +45,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cli import UserError, open_file, parse_object
+from cli import UserError, hanging, open_file, parse_object, terminal_width
 from formats import calls
 from formats.calls import CLOSE, JSON, KEYWORDS, LIST, OPEN, TEXT, parse_calls
 from formats.frames import Frame
@@ -126,6 +126,8 @@ def bare_tool(tool: object) -> object:
         if [*tool] != ["function"]:
             break
         tool = tool["function"]
+    if isinstance(tool, dict):  # null says that there is none
+        tool = {key: value for key, value in tool.items() if value is not None or key == "name"}
     return tool
 
 
@@ -352,6 +354,8 @@ def targets(batch: Batch) -> Tensor:
 
 # ---- show: an example for the eye ----
 
+MARGIN = 3  # columns
+BREAK = "\n" + " " * MARGIN  # where the edge of the terminal breaks a line: no text reaches the margin
 COLOURS = {"reasoner": 36, "executor": 33, "summarizer": 35}  # cyan, yellow, magenta
 
 
@@ -377,8 +381,11 @@ def show(example: Example, frame: Frame, colour: bool | None = None) -> str:
     starts = [t for t in range(length) if t == 0 or kind(t) != kind(t - 1) or ids[t - 1] == frame.end]
     for start, stop in pairwise([*starts, length]):
         role, trained = kind(start)
-        text, mark = visible(frame.decode(ids[start:stop])), "*" if trained else " "
-        out += [f"{role[0]}{mark} {paint(line, role, trained)}\n" for line in text.split("\n") if line]
+        margin = f"{role[0]}* " if trained else f"{role[0]}  "
+        for line in filter(None, visible(frame.decode(ids[start:stop])).split("\n")):
+            broken, _ = hanging(line, MARGIN, terminal_width(sys.stdout), MARGIN)
+            pieces = broken.split(BREAK)
+            out.append(margin + BREAK.join(paint(piece, role, trained) for piece in pieces) + "\n")
     return "".join(out)
 
 

@@ -110,8 +110,9 @@ def score(path: Path) -> None:
     with damage(path):
         judged = [line | suite.judge(line) for line in lines]
         table = suite.table(header, judged) if judged else ""
-    of = f"{len(lines)} of {header['questions']} questions"
-    print(printable(f"{header['model']}, adapter {header['adapter']}: {of}"))
+        of = f"{len(lines)} of {header['questions']} questions"
+        title = f"{header['model']}, adapter {header['adapter']}: {of}"
+    print(printable(title))
     print(printable(table), end="")
     changed = sum(old != new for old, new in zip(lines, judged, strict=True))
     if changed:
@@ -128,7 +129,7 @@ def compare_files(paths: list[Path]) -> None:
         a, b = ([line | suite.judge(line) for line in lines] for lines in (a, b))
         columns = bfcl.compared if suite is bfcl else None  # only BFCL's are more than shares
         table = compare.table(a, b, suite.parts, columns)
-        print(compare.heading(paths, [header_a, header_b]) + table, end="")
+        print(printable(compare.heading(paths, [header_a, header_b]) + table), end="")
 
 
 def read(path: Path) -> tuple[dict, list[dict]]:

@@ -504,13 +504,17 @@ class Transformer(nn.Module):
 
         Raises UserError for a config, a file, a tensor name or a shape that does not fit.
         """
-        model, tensors = cls.of_checkpoint(path_or_id)
+        model, tensors = cls.of_checkpoint(path_or_id, dtype)
         model.fill({name: tensor.to(device, dtype, copy=True) for name, tensor in tensors})
         return model
 
     @classmethod
-    def of_checkpoint(cls, path_or_id: str | Path) -> tuple["Transformer", Iterator[tuple[str, Tensor]]]:
+    def of_checkpoint(
+        cls, path_or_id: str | Path, dtype: torch.dtype = torch.float32
+    ) -> tuple["Transformer", Iterator[tuple[str, Tensor]]]:
         """A model on the meta device, and the tensors for `fill`, each read when it is asked for.
+
+        dtype: what they will become, which has to hold their values.
 
         Raises UserError as from_pretrained does.
         """
@@ -523,7 +527,7 @@ class Transformer(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-        return model, read_tensors(folder, files, shapes)
+        return model, read_tensors(folder, files, shapes, dtype)
 
     def fill(self, state: dict[str, Tensor]) -> None:
         """Make these tensors the parameters; they are all that the model has."""

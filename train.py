@@ -71,6 +71,7 @@ HERE = Path(__file__).resolve().parent
 QUICK_RUN = dict(
     epochs=1.5, lr=3e-3, rank=8, tokens_per_batch=2048, grad_accum=1, save_every=200, eval_limit=50
 )
+FULL_LR = 5e-6  # of --method full with --model; the bundled model is so small that it learns with QUICK_RUN's
 OF_ADAPTERS = "rank loras active targets shared_gate init scale dora lr_ratio orthogonal balance".split()
 SAMPLE = HERE / "bfcl.jsonl"  # with it, unless --eval-data is given:
 SAMPLE_EVAL = {"unseen functions": HERE / "bfcl_heldout.jsonl", "seen functions": HERE / "bfcl_seen.jsonl"}
@@ -104,7 +105,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument_group("model and adapter").add_argument
     add("--model", default=absent, metavar="DIR|HUB_ID", help="base model; without it, a quick run on tiny/")
     add("--method", choices=("adapter", "full"), default="adapter",
-        help="full: no adapter, all of the model is trained; it wants a learning rate 5 to 50 times smaller")
+        help=f"full: no adapter, all of the model is trained; with --model at --lr {FULL_LR:g} by default")
     add("--frame", choices=tuple(FAMILIES), default="",
         help="chat format; default: by the special tokens of the tokenizer")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
@@ -165,6 +166,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if not hasattr(args, "model"):
         parser.set_defaults(quick=True, model=str(HERE / "tiny"), **QUICK_RUN)
         args = parser.parse_args(argv)
+    elif args.method == "full":
+        parser.set_defaults(lr=FULL_LR)
+        args = parser.parse_args(argv)
     args.eval_data = eval_files(args)
     if args.method == "full":
         defaults = parser.parse_args(["--data", ""])
@@ -211,7 +215,7 @@ def eval_files(args: argparse.Namespace) -> dict[str, Path]:
 
 # ---- data ----
 
-MOST_MICRO_BATCHES = 10**7  # of a run, whose plan takes some 100 bytes for each
+MOST_MICRO_BATCHES = 10**6  # of a run, whose plan takes some 100 bytes and 50 microseconds for each
 
 
 def load_trajectories(
@@ -513,9 +517,10 @@ def train_and_evaluate(
         step = 0
         output.save(step, model, masters, optimizer)
     trained, frozen = mor.count_parameters(model)
+    steps = f"steps {step + 1} to {len(plan)}" if step < len(plan) else f"no step left of {len(plan)}"
     processes.say(
         f"{args.model} ({args.dtype}, {device}): {frozen:,} parameters frozen, {trained:,} trained\n"
-        f"steps {step + 1} to {len(plan)} of up to {args.grad_accum} x {args.tokens_per_batch:,} tokens"
+        f"{steps} of up to {args.grad_accum} x {args.tokens_per_batch:,} tokens"
     )
     train(model, masters, trajectories, plan, optimizer, output, step, args, processes)
     if held_out:

@@ -94,11 +94,17 @@ def parser(name: str, text: str) -> ArgumentParser:
 
 def add_model(parser: ArgumentParser, shape: str, layers: int) -> None:
     """Arguments of a benchmark with a whole model, and the defaults of two of them."""
-    add, count = parser.add_argument, number(int, 1)
+    add = parser.add_argument
     add("--shape", choices=tuple(SHAPES), default=shape, help="of a model with random weights")
-    add("--layers", type=count, default=layers, metavar="N", help="of that model")
+    add("--layers", type=number(int, 1, 1000), default=layers, metavar="N", help="of that model")
     add("--model", type=Path, metavar="DIR", help="checkpoint folder, in place of random weights")
-    add("--rank", type=count, default=MoRConfig().rank, metavar="N", help="of every LoRA of MoR")
+    add(
+        "--rank",
+        type=number(int, 1, 2**16),
+        default=MoRConfig().rank,
+        metavar="N",
+        help="of every LoRA of MoR",
+    )
     add("--data", type=Path, default=ROOT / "bfcl.jsonl", metavar="FILE", help="trajectories to draw from")
     about = "folder with tokenizer.json; None: that of --model, or else tiny/"
     add("--tokenizer", type=Path, metavar="DIR", help=about)

@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from cli import ArgumentParser, UserError, number, run
+from cli import ArgumentParser, UserError, number, open_file, run
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = Path(__file__).with_suffix(".txt")
@@ -52,8 +52,13 @@ class Mutant:
 
 def read_mutants(path: Path, root: Path) -> list[Mutant]:
     """The mutants of a list, for the checkout at `root`. Raises UserError with all faults of all mutants."""
+    try:
+        with open_file(path) as file:
+            text = file.read().decode()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); wanted a list of mutants") from None
     mutants = []
-    for block in path.read_text("utf-8").split("\n\n"):
+    for block in text.split("\n\n"):
         lines = [line for line in block.splitlines() if not line.startswith("#")]
         if lines:
             mutants.append(read_block(lines))

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from cli import ArgumentParser, UserError, number, read_object, run, write_whole
+from cli import ArgumentParser, UserError, is_special, number, read_object, run, write_whole
 
 LIST, STATE, MOST = "parts.json", ".parts", 64
 BLOCK = 2**20
@@ -47,7 +47,7 @@ def named_files(paths: list[Path]) -> dict[str, Path]:
     found = {}
     for path in paths:
         held = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        if not path.exists() or not held:
+        if not path.exists() or is_special(path) or not held:
             raise UserError(f"{path}: no file there; wanted a file, or a folder that holds one")
         for file in held:
             name = file.relative_to(path.parent).as_posix()
@@ -112,12 +112,26 @@ def check(path: Path, entry: dict) -> None:
         raise UserError(f"{path}: damaged, its bytes are not those of the list; bring it again")
 
 
+def read_list(path: Path) -> dict:
+    """What pack has written of files and parts. Raises UserError, for a name that leads elsewhere as well."""
+    wanted = f"a folder that pack has written, with its {LIST}"
+    listed = read_object(path, wanted)
+    try:
+        for entry in [*listed["files"], *listed["parts"]]:
+            name = Path(entry["name"])
+            if name.is_absolute() or ".." in name.parts or not {"size", "sha256"} < entry.keys():
+                raise ValueError(f"entry {entry!r:.80}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a list of parts ({error}); wanted {wanted}") from None
+    return listed
+
+
 def unpack(folder: Path, into: Path) -> list[str]:
     """Write what the parts hold; return the names of the files, once all are whole.
 
     Raises UserError for a part that is damaged, or missing here and not written before.
     """
-    listed = read_object(folder / LIST, f"a folder that pack has written, with its {LIST}")
+    listed = read_list(folder / LIST)
     state = into / STATE
     state.mkdir(parents=True, exist_ok=True)
     missing, start = [], 0

@@ -35,7 +35,7 @@ IDLE = Example([0, 0], [-100, 0], [0, 0])  # the shortest text with a loss
 
 def load_sharded(path: Path, dtype: torch.dtype, device: torch.device, processes: Processes) -> Transformer:
     """Transformer.from_pretrained, of which this process keeps its part. Raises UserError as that does."""
-    model, tensors = Transformer.of_checkpoint(path)
+    model, tensors = Transformer.of_checkpoint(path, dtype)
     mesh = init_device_mesh(device.type, (processes.size,))
     shard(model.to(dtype), mesh)
     state = {}

@@ -4,18 +4,16 @@ The library's own `save_file` writes to a name of its own beside the target, whi
 behind, and gives the file to its owner alone; its `save` holds all of a checkpoint in memory once more.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cli import UserError, open_file
+from formats.checkpoint import CHECKSUM, checksum, raw_bytes
 
-CHECKSUM = "sha256"  # its key in a file's metadata
 # Names of dtypes in the format. The library sorts tensors by dtype in this order, then by name.
 DTYPES = {
     torch.int64: "I64",
@@ -75,17 +73,3 @@ def check(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> N
     rest = {key: text for key, text in metadata.items() if key != CHECKSUM}
     if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(tensors, rest):
         raise UserError(f"{path}: damaged, its checksum is of other content")
-
-
-def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """SHA-256 of names, kinds, shapes and contents, and of the metadata, in hex."""
-    whole = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        whole.update(raw_bytes(tensor))
-    return whole.hexdigest()
-
-
-def raw_bytes(tensor: Tensor) -> np.ndarray:
-    """uint8 [bytes]: what is stored of a tensor; a view where it lies in memory in one piece."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

@@ -7,12 +7,11 @@ gradient norm and learning rate. A step's numbers jump; a line is the mean over 
 The last values are printed as a table, also where matplotlib is not installed.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from cli import ArgumentParser, UserError, layout, run
+from cli import ArgumentParser, UserError, layout, open_file, parse_object, run
 from mor import ROLES
 
 COLOURS = {"reasoner": "#0e7c86", "executor": "#b7791f", "summarizer": "#a23b8f"}  # those of data.show
@@ -23,11 +22,11 @@ def read_steps(folder: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl that are about steps. Raises UserError."""
     path = folder / "metrics.jsonl"
     try:
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        with open_file(path) as file:
+            wanted = "the metrics of a run"
+            lines = [parse_object(line, f"{path}:{number}", wanted) for number, line in enumerate(file, 1)]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); wanted the folder of a run") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON Lines ({error}); wanted the metrics of a run") from None
     steps = [line for line in lines if "loss" in line]
     if not steps:
         raise UserError(f"{path}: holds no step yet; wait for the first, or choose another run")

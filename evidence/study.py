@@ -31,7 +31,7 @@ import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
-from cli import ArgumentParser, UserError, number, run, write_whole
+from cli import ArgumentParser, UserError, number, read_object, run, write_whole
 from evidence.plan import Run, plan
 from evidence.similarity import similarity_of
 from mor import ROLES
@@ -112,7 +112,8 @@ def prepare_mix(args: Namespace) -> None:
         parts += Random(name).sample(lines, min(count, len(lines)))
     Random("mix").shuffle(parts)
     (args.work / "dev.jsonl").write_bytes(b"".join(parts[:150]))
-    (args.work / "train.jsonl").write_bytes(b"".join(parts[150:]))
+    # whole, as the next start takes it for the sign that all is there
+    write_whole(args.work / "train.jsonl", lambda path: path.write_bytes(b"".join(parts[150:])))
 
 
 def train_command(one: Run, args: Namespace) -> list[str]:
@@ -272,9 +273,9 @@ def verdicts(path: Path) -> dict:
 
 
 def read_results(study: str) -> dict[str, dict]:
-    """The results at hand, by the name of their run."""
+    """The results at hand, by the name of their run. Raises UserError."""
     files = sorted((RESULTS / study).glob("*.json"))
-    return {file.stem: json.loads(file.read_text("utf-8")) for file in files}
+    return {file.stem: read_object(file, "a result of this command") for file in files}
 
 
 def write_result(result: dict, path: Path) -> None:

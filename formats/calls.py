@@ -212,23 +212,23 @@ def parse_calls(text: str) -> list[dict]:
 
 def _read_arguments(text: str, at: int) -> tuple[dict, int]:
     """The object at position `at`, and the position behind it."""
-    if not text.startswith("{", at):
-        raise ValueError("no opening brace")
     value, end = _read_value(text, at)
+    if not isinstance(value, dict):
+        raise ValueError("no object")
     check_plain(value)
     return value, end
 
 
-SPACE = re.compile(r"\s*(?:#[^\n]*\s*)*")  # and Python's comments
+SPACE = re.compile(r"\s*(?:(?:#[^\n]*|\\(?:\r\n|[\r\n]))\s*)*")  # and Python's comments and joined lines
 STRING = re.compile(
     r"""([rRuU]?)(?:\'\'\'(?:[^\\]|\\.)*?\'\'\'|"{3}(?:[^\\]|\\.)*?"{3}|'(?!'')(?:[^'\\]|\\.)*'|"(?!"")(?:[^"\\]|\\.)*")""",
     re.DOTALL,
 )
-NUMBER = re.compile(r"([-+]?)\s*([.\d](?:[eE][-+]|[.\w])*)", re.ASCII)
+NUMBER = re.compile(r"[.\d](?:[eE][-+]|[.\w])*", re.ASCII)
 WORD = re.compile(r"\w+")
 CONSTANTS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
 CLOSING = {"{": "}", "[": "]", "(": ")"}
-IN_STRING = re.compile(r"\\.|[\n\r\0]", re.DOTALL)
+IN_STRING = re.compile(r"\\\r\n|\\.|[\n\r\0]", re.DOTALL)
 SPELLED = {"\n": "\\n", "\r": "\\r", "\0": "\\x00", "\\\0": "\\\\\\x00"}
 
 
@@ -249,7 +249,13 @@ def _read_value(text: str, at: int, depth: int = 0) -> tuple[object, int]:
             at = SPACE.match(text, found.end()).end()
             found = STRING.match(text, at)
     elif found := NUMBER.match(text, at):
-        value, at = _number_of(*found.groups()), found.end()
+        value, at = _number_of(found[0]), found.end()
+    elif text.startswith(("-", "+"), at):
+        sign, at = text[at], SPACE.match(text, at + 1).end()
+        value, end = _read_value(text, at, depth + 1)
+        if type(value) not in (int, float) or text.startswith(("-", "+"), at):
+            raise ValueError(f"{sign} stands before what is no number")
+        value, at = -value if sign == "-" else value, end
     elif (found := WORD.match(text, at)) and found[0] in CONSTANTS:
         value, at = CONSTANTS[found[0]], found.end()
     else:
@@ -297,13 +303,11 @@ def _string(piece: str, prefix: str) -> str:
         return ast.literal_eval(spelled)
 
 
-def _number_of(sign: str, digits: str) -> int | float:
+def _number_of(digits: str) -> int | float:
     """A number of JSON or Python. Raises ValueError, for complex ones, too."""
     if set(digits) & set(".eE") and digits[:2].lower() != "0x":
-        value = float(digits)
-    else:
-        value = int(digits, 0)
-    return -value if sign == "-" else value
+        return float(digits)
+    return int(digits, 0)
 
 
 # ---- the tools and calls of a record ----

@@ -5,6 +5,7 @@ the newer one (rope_parameters). What would need other code in model.py (another
 quantized weights) is refused, and so is a tensor too many, too few or of another shape.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -23,6 +25,7 @@ from cli import UserError, open_file, read_object
 MODEL_TYPES = ("llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3", "PanguEmbedded")
 ROPE_TYPES = ("default", "llama3", "longrope")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+CHECKSUM = "sha256"  # its key in the metadata of a file that we wrote: see engine/tensors.py
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 FULL, SLIDING = "full_attention", "sliding_attention"
 WANTED = "a JSON object, as in the folder of a Hugging Face checkpoint"
@@ -338,24 +341,37 @@ def without_repeated_head(folder: Path, files: dict[str, str]) -> dict[str, str]
     if HEAD not in files or EMBEDDING not in files:
         return files
     with opened(folder / files[HEAD]) as first, opened(folder / files[EMBEDDING]) as second:
-        if not torch.equal(first.get_tensor(HEAD), second.get_tensor(EMBEDDING)):
+        head, embedding = first.get_tensor(HEAD), second.get_tensor(EMBEDDING)
+        if head.shape != embedding.shape or not (head == embedding).all():  # whatever dtypes they have
             wanted = "wanted the two equal, or tie_word_embeddings false"
             raise UserError(f"{folder / files[HEAD]}: {HEAD} differs from {EMBEDDING}; {wanted}")
     return {name: file for name, file in files.items() if name != HEAD}
 
 
+def holds_parts(stored: str, name: str) -> bool:
+    """Whether a name has all parts of another one in order, with those of wrappers between."""
+    parts = iter(stored.split("."))
+    return all(part in parts for part in name.split("."))
+
+
 def read_tensors(
-    folder: Path, files: dict[str, str], shapes: dict[str, list[int]]
+    folder: Path, files: dict[str, str], shapes: dict[str, list[int]], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """Each of `files` in turn, mapped and checked against the `shapes` asked for. Raises UserError."""
+    """Each of `files` in turn, mapped and checked against the `shapes` asked for. Raises UserError.
+
+    dtype: in which their numbers have to be finite.
+    """
+    most = torch.finfo(dtype).max
     for name in shapes:
         if name not in files:
-            longer = [stored for stored in files if stored.endswith(f".{name}")]
+            longer = [stored for stored in files if holds_parts(stored, name)]
             hint = f" ({longer[0]} is there: save the model without its wrapper)" if longer else ""
             raise UserError(f"{folder}: tensor {name} is missing; its config.json asks for it{hint}")
     for name, file in files.items():
         if name not in shapes:
             raise UserError(f"{folder / file}: tensor {name} is unexpected; config.json has none")
+    for file in sorted(set(files.values())):
+        check_file(folder / file)
     for name, file in files.items():
         path = folder / file
         with opened(path) as stored:  # opened for each: what was read is unmapped, so memory holds one copy
@@ -367,6 +383,33 @@ def read_tensors(
             raise UserError(f"{path}: tensor {name} has shape {shape}; config.json asks for {shapes[name]}")
         if not kind.is_floating_point or kind.itemsize == 1:
             raise UserError(f"{path}: tensor {name} is stored as {kind}; wanted floats of 16 bits or more")
-        if not torch.stack(tensor.aminmax()).isfinite().all():  # a NaN is both the least and the largest
-            raise UserError(f"{path}: tensor {name} holds NaN or infinity; fetch or make the file again")
+        least, largest = map(float, tensor.aminmax())
+        if not -most <= least <= largest <= most:  # a NaN is both the least and the largest
+            got = f"tensor {name} holds NaN, infinity, or what is infinite in {dtype}"
+            raise UserError(f"{path}: {got}; fetch or make the file again")
         yield name, tensor
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError for a file whose checksum, if it has one, is of other content."""
+    with opened(path) as stored:
+        metadata = stored.metadata() or {}
+        written = metadata.pop(CHECKSUM, None)
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()} if written else {}
+        if written and written != checksum(tensors, metadata):
+            raise UserError(f"{path}: damaged, its checksum is of other content; make it again")
+
+
+def checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 of names, kinds, shapes and contents, and of the metadata, in hex."""
+    whole = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        whole.update(raw_bytes(tensor))
+    return whole.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> np.ndarray:
+    """uint8 [bytes]: what is stored of a tensor; a view where it lies in memory in one piece."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

@@ -10,7 +10,11 @@ are written by id, and text is encoded so that it never holds an added token.
 """
 
 import json
+import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -107,7 +111,8 @@ class Frame:
         same ids in both. (SentencePiece's tokenizers put a `▁` before each; `decode` takes it off.) One that
         normalizes changes the text: Qwen's applies Unicode NFC, Mistral's may drop a space in front.
         """
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        with library_faults(self.folder / "tokenizer.json"):
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
         if self.reserved.isdisjoint(encoding.ids):
             return encoding.ids
         # A vocabulary may spell a special token out of its letters: cut the text inside each such spot.
@@ -126,7 +131,8 @@ class Frame:
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, special tokens by name."""
-        return self.tokenizer.decode(ids, skip_special_tokens=False)
+        with library_faults(self.folder / "tokenizer.json"):
+            return self.tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def load_frame(folder: str | Path, name: str = "", prompts: str = "") -> Frame:
@@ -197,14 +203,50 @@ def _family_of(name: str, added: dict[str, int], path: Path) -> str:
     return fitting[0]
 
 
+PROBES = ("", "A b\n\n\tc_1", "é", "中文", "🙂", "\ue000", "\0", "x" * 50)  # what any text may hold
+
+
 def _load_tokenizer(path: Path) -> Tokenizer:
     data = read_object(path, WANTED)
     data["truncation"] = data["padding"] = None  # as saved by who trained with a maximal length
-    try:
+    if isinstance(data.get("model"), dict) and data["model"].get("dropout") not in (None, 0):
+        got = f"got dropout {data['model']['dropout']!r:.20}, which makes other tokens of a text each time"
+        raise UserError(f"{path}: {got}; set it to null")
+    with library_faults(path), without_stderr():
         for token in data["added_tokens"]:
             token["special"] = True  # or the next switch would pass over <tool_call> and </s>
         tokenizer = Tokenizer.from_str(json.dumps(data))
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{path}: not for the tokenizers library ({error}); fetch the file again") from None
-    tokenizer.encode_special_tokens = True  # special tokens within texts are spelled out
+        tokenizer.encode_special_tokens = True  # special tokens within texts are spelled out
+        alone = tokenizer.encode("a", add_special_tokens=False).ids
+        for text in PROBES:
+            ids = tokenizer.encode(text + "a", add_special_tokens=False).ids
+            tokenizer.decode(ids)
+            if text.isprintable() and text and ids == alone:
+                raise ValueError(f"no token for {text!r}, neither of its bytes nor an unknown one")
     return tokenizer
+
+
+@contextmanager
+def library_faults(path: Path) -> Iterator[None]:
+    """Raise what the tokenizers library raises as a UserError: its panics are no Exception."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        fault = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not for the tokenizers library ({fault}); fetch the file again") from None
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Leave out what the library's panics print by themselves."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)

@@ -46,18 +46,21 @@ def call(answer: Any) -> dict:
     answer = unwrapped(answer)
     name, arguments = field(answer, "name", str), answer.get("arguments")
     if isinstance(arguments, str):
-        return {"name": name, "arguments": embedded(arguments, dict, "arguments")}
+        return {"name": name, "arguments": embedded(arguments or "{}", dict, "arguments")}
     return {"name": name, "arguments": field(answer, "arguments", dict)}
 
 
 def tool(given: Any, calls: list[dict], dropped: Counter) -> dict:
     """{"name", "description", "parameters": flat map, or a schema} -> a function schema."""
     given = unwrapped(given)
-    name, parameters = field(given, "name", str), field(given, "parameters", dict)
+    name = field(given, "name", str)
+    parameters = embedded(field(given, "parameters", object) or {}, dict, "parameters", ROW)
     if is_schema(parameters):
         schema = parameters_of(parameters, dropped, given.get("required"))
     else:
         schema = schema_of_flat(parameters, [c["arguments"] for c in calls if c["name"] == name], dropped)
+        if isinstance(given.get("required"), list):  # beside the flat map
+            schema["required"] = [parameter for parameter in parameters if parameter in given["required"]]
     for parameter in schema["required"]:
         if schema["properties"][parameter].get("default") == "":
             del schema["properties"][parameter]["default"]

@@ -8,7 +8,8 @@ assistant's end with <|endoftext|>. A call is
 
     <functioncall> {"name": "f", "arguments": '{"a": "let's"}'}
 
-with JSON in single quotes, of which the last before the brace closes, or with a bare object.
+with JSON in single quotes, of which the last before the brace closes; or with a bare object or JSON text, as
+mirrors have it, some of which keep the functions in a list.
 
 Decisions. \' in these quotes is no JSON and can only mean an apostrophe, so it is read as one. Words before a
 call, in its turn or one of their own, are the thought that leads to it. A turn marker inside a turn is
@@ -26,10 +27,12 @@ from sources.rows import GAP, ROW, Refused, embedded, field
 from sources.schemas import parameters_of
 
 TURN = re.compile(r"(?:\A\s*|\n\n\n)(USER|ASSISTANT|FUNCTION RESPONSE):")
+FIRST = re.compile(r"(?:\[\s*)?\{")
 END, CALL = "<|endoftext|>", "<functioncall>"
 OTHER_CALL = re.compile(r"\bto= ?[\w.-]+: ?\{")
 WRITTEN = re.compile(
-    r"""\s*\{\s*"name":\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments":\s*(?:'(.*)'|(\{.*\}))\s*\}\s*""", re.DOTALL
+    r"""\s*\{\s*"name":\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments":\s*(?:'(.*)'|(\{.*\}|".*"))\s*\}\s*""",
+    re.DOTALL,
 )
 ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
@@ -68,19 +71,20 @@ def said_by_assistant(text: str) -> list[tuple[str, Any]]:
 
 
 def glaive_tools(system: str, dropped: Counter) -> list[dict]:
-    """The functions, JSON objects one behind the other from the first brace on."""
-    at, tools = system.find("{"), []
-    if at < 0:
+    """The functions, JSON objects one behind the other from the first brace on, or in a list."""
+    first, tools = FIRST.search(system), []
+    if not first:
         raise Refused("no tools in the system text")
+    at = first.start()
     while at < len(system):
         try:
-            tool, at = ROW.raw_decode(system, at)
+            given, at = ROW.raw_decode(system, at)
         except (ValueError, RecursionError) as fault:
             raise Refused("tools that cannot be read", str(fault)) from None
-        tool = unwrapped(tool)
-        name = field(tool, "name", str)
-        parameters = parameters_of(tool.get("parameters") or {}, dropped, tool.get("required"))
-        tools.append(tool_of(name, tool.get("description"), parameters))
+        for tool in map(unwrapped, given if isinstance(given, list) else [given]):
+            name = field(tool, "name", str)
+            parameters = parameters_of(tool.get("parameters") or {}, dropped, tool.get("required"))
+            tools.append(tool_of(name, tool.get("description"), parameters))
         at = GAP.match(system, at).end()
     return tools
 
@@ -96,6 +100,8 @@ def glaive_call(text: str) -> dict:
         value = JSON.decode(arguments)
     except (ValueError, RecursionError):
         value = embedded(with_apostrophes(arguments), dict, "arguments")
+    if isinstance(value, str):
+        value = embedded(value, dict, "arguments")
     if not isinstance(value, dict):
         raise Refused("arguments that are no JSON object", arguments)
     return {"name": JSON.decode(name), "arguments": value}

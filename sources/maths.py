@@ -19,6 +19,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from textwrap import dedent
 from typing import Any
 
 from sources.record import reason, record_of, said, summarize
@@ -122,13 +123,21 @@ def scripts(blocks: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         yield kind, content
 
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*(?:\w+[ \t]*)?\r?\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})[^`\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def unfenced(code: str) -> str:
     """Code without the Markdown fences round it, whatever language they name, the last one perhaps open."""
-    blocks = FENCE.findall(code) if code.lstrip().startswith("```") else []
-    return "".join(blocks) if blocks else code
+    blocks = FENCE.findall(code) if "```" in code or "~~~" in code else []
+    return "".join(map(dedent, blocks)) if blocks and not is_python(code) else code
+
+
+def is_python(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 # What str and repr spell differently; unless it is in a list, where both are repr.

@@ -24,6 +24,7 @@ TYPES = {  # names in small letters
     **dict.fromkeys(("object", "dict", "mapping", "hashmap"), "object"),
     **dict.fromkeys(("null", "none"), "null"),
 }
+SAID = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 DEFAULT = re.compile(r"defaults?\b\s*(?:is|to|=|:)?\s*(.+)", re.DOTALL | re.IGNORECASE)
 # What JSON Schema says of a value beside its type, by what stands there.
 PLAIN = {  # a text, a number, a truth
@@ -40,8 +41,9 @@ ONE_SCHEMA = {
 SCHEMAS = {"anyOf", "oneOf", "allOf", "prefixItems"}  # a list of them
 NAMED_SCHEMAS = {"$defs", "definitions", "patternProperties", "dependentSchemas"}  # by name
 READ = {"type", "description", "properties", "required", "optional", "enum", "choices", "default", "nullable"}
+FORMS = {"description": str, "properties": dict, "nullable": bool | str}  # other ones are dropped
 READ |= {"const", "example_value"}  # the latter: of ToolBench, read there
-OF_AN_OBJECT = READ | PLAIN | LISTS | ONE_SCHEMA | SCHEMAS | NAMED_SCHEMAS | {"strict"}
+OF_AN_OBJECT = {"strict", "dependentRequired"} | READ | PLAIN | LISTS | ONE_SCHEMA | SCHEMAS | NAMED_SCHEMAS
 
 
 def parameters_of(spec: Any, dropped: Counter, outer: Any = None) -> dict:
@@ -55,7 +57,7 @@ def parameters_of(spec: Any, dropped: Counter, outer: Any = None) -> dict:
     if "properties" not in spec and (flat or set(spec) - OF_AN_OBJECT):
         raise Refused("parameters without properties", ", ".join(spec))
     given = spec.get("properties", {})
-    properties = {name: schema_of(inner, dropped) for name, inner in given.items()}
+    properties = {name: inner_schema(inner, dropped) for name, inner in given.items()}
     listed = spec["required"] if isinstance(spec.get("required"), list) else outer
     required = [name for name in listed or () if isinstance(name, str) and name in properties]
     dropped["required names without a parameter"] += len(listed or ()) - len(required)
@@ -70,7 +72,7 @@ def is_schema(parameters: dict) -> bool:
     """Whether this is the schema of an object, and not a flat map {parameter: {"type", ...}}."""
     properties, kind = parameters.get("properties"), parameters.get("type")
     if isinstance(properties, dict) and not isinstance(kind, dict):
-        return all(isinstance(inner, dict) for inner in properties.values())
+        return all(isinstance(inner, dict | bool) for inner in properties.values())
     return isinstance(kind, str) and TYPES.get(kind.lower()) == "object"
 
 
@@ -79,9 +81,9 @@ def says_required(spec: Any) -> bool | None:
     if not isinstance(spec, dict):
         return None
     for key, meaning in (("required", True), ("optional", False)):
-        value = str(spec.get(key)).lower()  # a few write "True"
-        if value in ("true", "false"):
-            return (value == "true") is meaning
+        value = str(spec.get(key)).lower()  # a few write "True", or 1
+        if value in SAID:
+            return SAID[value] is meaning
     return None
 
 
@@ -89,6 +91,9 @@ def schema_of(spec: Any, dropped: Counter) -> dict:
     """One parameter in JSON Schema's words; what does not fit its type (default, enum) is dropped."""
     if not isinstance(spec, dict):
         raise Refused("tool parameter that is no object", repr(spec))
+    for key, kind in FORMS.items():
+        if not isinstance(spec.get(key), kind | None):
+            dropped["words of another form"] += 1
     words = words_of(spec.get("type") or "any")
     known, _, default = read_type(words)
     out = dict(known or {})
@@ -101,7 +106,10 @@ def schema_of(spec: Any, dropped: Counter) -> dict:
         out = parameters_of(spec, dropped) | ({"description": text} if text else {})
     else:
         out |= further(spec, dropped)
-    if spec.get("nullable") is True and "type" in out and not fits(None, {"type": out["type"]}):
+        if isinstance(spec.get("required"), list):
+            out["required"] = [name for name in spec["required"] if isinstance(name, str)]
+    nullable = str(spec.get("nullable")).lower() == "true"
+    if nullable and "type" in out and not fits(None, {"type": out["type"]}):
         out["type"] = [*([out["type"]] if isinstance(out["type"], str) else out["type"]), "null"]
     add_enum(out, spec.get("enum") or spec.get("choices"), dropped)
     if "const" in spec and fits(spec["const"], out):
@@ -128,6 +136,8 @@ def further(spec: dict, dropped: Counter) -> dict:
         elif key in PLAIN and isinstance(value, str | int | float):
             out[key] = value
         elif key in LISTS and isinstance(value, list):
+            out[key] = value
+        elif key == "dependentRequired" and isinstance(value, dict):
             out[key] = value
         elif key in ONE_SCHEMA and isinstance(value, dict | bool):
             out[key] = inner_schema(value, dropped)

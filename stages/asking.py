@@ -7,6 +7,7 @@ example of what is wanted, and is asked again with some temperature (at 0 many m
 three times in all. Then the row is refused.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -90,6 +91,7 @@ DATA = (
 
 # ---- answers ----
 
+THOUGHTS = re.compile(r"\s*<(think|thinking|thoughts?|reasoning|analysis|scratchpad)>.*?</\1>", re.DOTALL)
 FENCED = re.compile(r"\s*```\w*[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
 OPENING = re.compile(r"^[ \t]*[\[{]", re.MULTILINE)
 
@@ -99,6 +101,8 @@ def unfenced(answer: str) -> str:
     text = answer.lstrip()
     if "</think>" in text and text[0] not in "{[":
         answer = text.partition("</think>")[2]
+    elif found := THOUGHTS.match(answer):
+        answer = answer[found.end() :]
     found = FENCED.fullmatch(answer)
     return found[1] if found else answer
 
@@ -111,10 +115,23 @@ def bare_json(answer: str) -> str:
     return text[first.end() - 1 : end + 1] if first else text
 
 
+def decoded(answer: str) -> object:
+    """The JSON in an answer; brackets in the words round a sole object do no harm. Raises ValueError."""
+    try:
+        return JSON.decode(bare_json(answer))
+    except ValueError as error:
+        text = unfenced(answer)
+        with contextlib.suppress(ValueError):
+            value, end = JSON.raw_decode(text, text.find("{"))
+            if "{" not in text[end:]:
+                return value
+        raise error
+
+
 def read_object(answer: str, keys: list[str]) -> dict:
     """The JSON object that is the whole answer and has exactly these keys. Raises Fault."""
     try:
-        value = JSON.decode(bare_json(answer))
+        value = decoded(answer)
         check_plain(value)
     except (ValueError, RecursionError) as error:
         raise Fault("answer is not JSON", f"it is not one whole JSON object ({error})") from None

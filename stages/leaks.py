@@ -4,15 +4,17 @@
     questions.nearest("Question: what's the hypotenuse of 3 and 4. Think first!")  # (0.83, "What is ...")
 
 The paper is silent on it. A question counts as asked by the share of its runs of three words that a text
-holds. Words are compared without case, accents, punctuation and characters that nobody sees, so neither a
-full stop nor words in front or behind hide a question. From LEAK on it is the question, from NEAR on a near
-miss, which is told to the reader. A score is of words: `1 + 2` and `1 - 2` are the same.
+holds. Words are compared without case, accents, punctuation, HTML and what nobody sees; letters that
+look like Latin ones are Latin. Neither a full stop nor words in front or behind hide a question. From LEAK on
+it is the question, from NEAR on a near miss, which is told to the reader. A score is of words: `1 + 2` and
+`1 - 2` are the same.
 
 A function is one of a test set by its name; or by the last part of its name (`FindRestaurants` of
 `Restaurants_2_FindRestaurants`, `hypot` of `math.hypot`) and half of the parameters of both, or all of them
 where the part is one word.
 """
 
+import html
 import math
 import re
 import unicodedata
@@ -30,20 +32,27 @@ ALIKE = 0.5  # share of the parameters of two functions that both have
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # Thai, Han ...
 WORD = re.compile(f"[{UNSPACED}]|\\d+|[^\\W\\d_{UNSPACED}]+")  # 3km and 3 km are the same
 FILLERS = "\u115f\u1160\u3164\uffa0"  # nobody sees these letters
+UNSEEN = ("Mn", "Me", "Cf", "Cc", "Co", "Cn")  # categories of accents and of what shows nothing
+PLAIN = re.compile(r"[ -%'-;=-\[\]-~\s]*", re.ASCII)  # without all that the next three are for
+TAG = re.compile(r"</?(?:[abiup]|br|em|strong|div|span|li|[uo]l|pre|su[bp]|t[dr])(?:\s[^<>]*)?/?>")  # of HTML
+ESCAPED = re.compile(r"\\(?:[nrt]|d(?=frac))")  # a new line that was encoded twice; \dfrac is \frac
+LATIN = str.maketrans("аеіјорсѕухһԁԛԝαιορυκν", "aeijopcsyxhdqwaiopukv")  # Cyrillic, Greek
 JOINED = re.compile(r"[\"'`‘’“”]|(?<=\d),(?=\d{3})")  # what's, 10,000
 
 
 def words(text: str) -> list[str]:
     """The words of a text for comparison; in scripts without spaces the letters."""
-    if not text.isascii():
+    if not PLAIN.fullmatch(text):
+        text = html.unescape(ESCAPED.sub(" ", text))
         text = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not is_unseen(letter))
+        text = TAG.sub(" ", text.casefold()).translate(LATIN)
     return WORD.findall(JOINED.sub("", text.casefold()))
 
 
 @lru_cache(1 << 12)
 def is_unseen(letter: str) -> bool:
-    """An accent, or what takes no room: zero-width characters, directions, fillers."""
-    return unicodedata.category(letter) in ("Mn", "Cf") or letter in FILLERS
+    """An accent, or what takes no room: zero-width characters, directions, fillers, bells."""
+    return letter in FILLERS or (unicodedata.category(letter) in UNSEEN and not letter.isspace())
 
 
 def runs(of_text: list[str]) -> set[str]:
@@ -55,8 +64,8 @@ def runs(of_text: list[str]) -> set[str]:
 def runs_of(text: str) -> set[str]:
     """The runs of a text, whether what nobody sees in it stands within a word or between two."""
     found = runs(words(text))
-    if not text.isascii():
-        found |= runs(words("".join(" " if is_unseen(letter) else letter for letter in text)))
+    if not PLAIN.fullmatch(text):
+        found |= runs(words("".join(" " if is_unseen(letter) else letter for letter in html.unescape(text))))
     return found
 
 
@@ -112,7 +121,7 @@ SPACE = re.compile(r".*(?:[^\w\s-]|__|_\d+_)", re.DOTALL)  # up to the last part
 
 def name_words(name: str) -> list[str]:
     """`Restaurants_2_FindRestaurants` -> restaurants, 2, find, restaurants"""
-    return [word.casefold() for word in WORD.findall(HUMP.sub("_", name))]
+    return words(HUMP.sub("_", name))
 
 
 def endings(name: str) -> tuple[list[str], set[str]]:

@@ -692,6 +692,7 @@ def test_printed_json_cannot_steer_a_terminal():
 def test_cells_of_a_table_cannot_steer_a_terminal():
     shown = cli.layout([["level", "n"], ["\x9b2J\u202eLevel 1\nLevel 5\t", "7"]])
     assert shown.split("\n")[1] == "\\x9b2J\\u202eLevel 1\\nLevel 5\\t  7"
+    assert cli.printable("\ue000\u0378é宽") == "\\ue000\\u0378é宽"  # private, unassigned: of unknown width
 
 
 # ---- Python ----

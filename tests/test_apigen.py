@@ -111,6 +111,18 @@ def test_apigen_in_openais_form():
     assert converted("apigen", apigen_row([ASK | {"arguments": '{"type": "Bali"}'}], [wrapped])) == plain
 
 
+def test_apigen_parameters_as_text_null_and_required_beside_a_flat_map():
+    schema = {"type": "object", "properties": {"type": {"type": "string"}}, "required": ["type"]}
+    plain = converted("apigen", apigen_row([ASK], [sky() | {"parameters": schema}]))
+    assert converted("apigen", apigen_row([ASK], [sky() | {"parameters": json.dumps(schema)}])) == plain
+    nothing = ASK | {"arguments": {}}
+    (tool,) = converted("apigen", apigen_row([nothing], [sky() | {"parameters": None}]))["tools"]
+    assert tool["parameters"] == {"type": "object", "properties": {}, "required": []}
+    beside = sky(type={"type": "str"}, unit={"type": "str"}) | {"required": ["type", "x"]}
+    (tool,) = converted("apigen", apigen_row([ASK], [beside]))["tools"]
+    assert tool["parameters"]["required"] == ["type"]
+
+
 def test_apigen_filler_default_of_a_required_parameter_goes():
     city, unit = {"type": "str", "default": ""}, {"type": "str, optional", "default": ""}
     record = converted("apigen", apigen_row([ASK], [sky(type=city, unit=unit)]))

@@ -169,6 +169,8 @@ AST_FAULTS = [
     None,
     *([{"add": {"a": [1], "o": [{"unit": value}]}}] for value in (1, None, True, {"kg": 1})),
     [{"add": {"a": [1], "l": [[{"unit": 1}]]}}],
+    [{"add": {"a": [float("nan")]}}],
+    [{"add": {"a": ["\ud83d"]}}],
 ]
 
 

@@ -67,9 +67,12 @@ PYTHON = [  # arguments in Python's style, and their value under "a"
     *[("'x' \"y\"\n'z'", "xyz"), ("'''it's\n'''", "it's\n"), ('"""a"b"""', 'a"b'), ("''", ""), ("u'x'", "x")],
     *[(r"r'\d'", r"\d"), ("r'a\nb'", "a\nb"), ("'a\\\nb'", "ab"), ("'\r\n'", "\r\n"), ("'x\x001'", "x\x001")],
     *[("'\\\0'", "\\\0"), ('"x\0"', "x\0"), ("1 # one\n", 1), (r'"\/"', "/"), (r"'\/'", r"\/")],
+    *[("-(1)", -1), ("+ (.5)", 0.5), ("-((0x10))", -16), ("\\\n1", 1), ("-\\\n# one\n1", -1)],
+    *[("'a\\\r\nb'", "ab"), ("'a' \\\n'b'", "ab")],
     *[(r'"\x41\u00e9"', "Aé"), (r'"\ud83d\ude00"', "\U0001f600"), ("[1, 2,]", [1, 2])],
 ]
 READ += [(f"Action: f Arguments: {{'a': {text}}}", [("f", {"a": value})]) for text, value in PYTHON]
+READ += [(f"Action: f Arguments: {text}", [("f", {"a": 1})]) for text in ("({'a': 1})", "(\n{'a': 1}\n)")]
 READ += [(f'Action: f Arguments: {{"a": "b\\/c"{end}}}', [("f", {"a": "b/c"})]) for end in ("", ",")]
 
 
@@ -101,6 +104,7 @@ ARGUMENTS += [
     "{'a': " + "(" * 500 + ")" * 500 + "}",
     "{'a': \"\\ud83d\",}",
 ]
+ARGUMENTS += ["{'a': -()}", "{'a': -('x')}", "{'a': -(True)}", "{'a': 1 \\ 2}", "({'a': 1},)", "(1)", "'a'"]
 ARGUMENTS += ["{'a': r}", "{'a': " * 100 + "1" + "}" * 100]
 UNREADABLE += [f"Action: f Arguments: {text}" for text in ARGUMENTS]
 
@@ -113,6 +117,7 @@ def test_unreadable_calls(text):
 
 
 SPELLINGS = ["1", "-0", "+7", "0x1F", "1_000", ".5", "5.", "1e-3", "True", "None", "- 2", "0b1"]
+SPELLINGS += ["-(1)", "+(0x1)", "\\\n3"]
 STRINGS = ["u'x'", r"r'\d'", "'''a\nb'''", '"""it\'s"""', "'a\\\nb'"]
 
 

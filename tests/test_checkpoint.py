@@ -41,8 +41,13 @@ def store(folder: Path, tensors: dict) -> None:
     save_file(changed(load_file(folder / FILE), tensors), folder / FILE)
 
 
-def wrap(folder: Path, prefix: str) -> None:
-    save_file({prefix + name: tensor for name, tensor in load_file(folder / FILE).items()}, folder / FILE)
+def huge(sign: int) -> torch.Tensor:
+    return torch.full((64,), sign * 1e300, dtype=torch.float64)
+
+
+def wrap(folder: Path, prefix: str, old: str = "", new: str = "") -> None:
+    tensors = load_file(folder / FILE).items()
+    save_file({prefix + name.replace(old, new): tensor for name, tensor in tensors}, folder / FILE)
 
 
 def remap(folder: Path, files: dict) -> None:
@@ -144,10 +149,11 @@ def test_a_config_silent_about_the_head_follows_the_file(tmp_path: Path) -> None
         close(silent(tokens(9)), said(tokens(9)), 0.0)
 
 
-def test_a_tied_model_may_repeat_its_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_tied_model_may_repeat_its_head(tmp_path: Path, dtype: torch.dtype) -> None:
     """The config begins with a byte order mark, as Windows editors write it."""
     shutil.copytree(FIXTURES / "qwen2_tied", tmp_path / "m")
-    store(tmp_path / "m", {HEAD: load_file(tmp_path / "m" / FILE)[EMBED]})
+    store(tmp_path / "m", {HEAD: load_file(tmp_path / "m" / FILE)[EMBED].to(dtype)})
     config = tmp_path / "m" / "config.json"
     config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
     network = Transformer.from_pretrained(tmp_path / "m")
@@ -338,9 +344,13 @@ BAD_CHECKPOINTS = {
     "extra tensor": (lambda f: store(f, {"more": torch.ones(1)}), ["tensor more", "unexpected"]),
     "second head": (lambda f: store(f, {HEAD: torch.ones(256, 64)}), [HEAD, "tie_word_embeddings"]),
     "saved compiled": (lambda f: wrap(f, "_orig_mod."), ["_orig_mod.model.", "without its wrapper"]),
+    "layers compiled": (lambda f: wrap(f, "", ".0.", ".0._orig_mod."), ["layers.0._orig_mod.", "wrapper"]),
+    "a head of another dtype": (lambda f: store(f, {HEAD: torch.ones(3, dtype=torch.float64)}), [HEAD]),
     "saved by DDP": (lambda f: wrap(f, "module."), ["module.model.", "without its wrapper"]),
     "NaN": (lambda f: store(f, {NORM: torch.tensor([*[1.0] * 63, torch.nan])}), [NORM, FILE, "NaN"]),
     "infinity": (lambda f: store(f, {NORM: torch.tensor([*[1.0] * 63, -torch.inf])}), [NORM, "infinity"]),
+    "infinite in float32": (lambda f: store(f, {NORM: huge(1)}), [NORM, "infinite in torch.float32"]),
+    "infinite below zero": (lambda f: store(f, {NORM: huge(-1)}), [NORM, "infinite in torch.float32"]),
     "other shape": (lambda f: store(f, {NORM: torch.ones(63)}), [NORM, "[63]", "[64]", FILE]),
     "integer weights": (lambda f: store(f, {NORM: torch.ones(64).int()}), [NORM, "int32"]),
     "other config": (lambda f: edit(f / "config.json", vocab_size=255), [EMBED, "[256, 64]", "[255, 64]"]),

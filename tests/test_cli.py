@@ -1,6 +1,7 @@
 """cli.py: numbers within bounds, streams whose reader has left, locks, what killed processes leave."""
 
 import argparse
+import getpass
 import os
 import signal
 import subprocess
@@ -90,6 +91,15 @@ def test_what_a_stream_cannot_spell_is_escaped(encoding, tmp_path):
     assert code == 0 and done and rb"\u65e5" in text
 
 
+def test_a_user_without_a_name_gets_one(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("USER", "")  # to be undone
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    found = []
+    assert cli.run(lambda argv: found.append(getpass.getuser())) == 0 and found == ["uid54321"]
+
+
 def test_faults_of_the_system_are_one_line(capsys, tmp_path):
     def main(argv: list[str] | None) -> None:
         open(tmp_path / "none")
@@ -97,6 +107,24 @@ def test_faults_of_the_system_are_one_line(capsys, tmp_path):
     assert cli.run(main) == 2
     error = capsys.readouterr().err
     assert error == f"error: {tmp_path}/none: No such file or directory; mend that or choose another place\n"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory:\nyou tried 4 GB")])
+def test_a_want_of_memory_is_one_line(error, capsys):
+    def main(argv: list[str] | None) -> None:
+        raise error
+
+    assert cli.run(main) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory (") and said.count("\n") == 1
+
+
+def test_a_fault_of_ours_is_no_want_of_memory():
+    def main(argv: list[str] | None) -> None:
+        raise RuntimeError("no such layer")
+
+    with pytest.raises(RuntimeError, match="no such layer"):
+        cli.run(main)
 
 
 # ---- files that need not end ----

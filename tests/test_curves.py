@@ -62,7 +62,9 @@ def test_the_picture(tmp_path):
     assert "reasoner" in text and "cross-entropy" in text
 
 
-@pytest.mark.parametrize(("text", "fault"), [("", "holds no step"), ("{", "not JSON Lines")])
+@pytest.mark.parametrize(
+    ("text", "fault"), [("", "holds no step"), ("{", "metrics.jsonl:1: not JSON"), ("7", "got 7")]
+)
 def test_refusals(tmp_path, text, fault):
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(UserError, match=fault):

@@ -415,6 +415,8 @@ def test_tools_as_openais_interfaces_wrap_them(tmp_path):
     wrapped = {"type": "function", "function": tool}
     forms = [wrapped, wrapped | {"strict": True}, {"type": "function", "function": tool | {"strict": False}}]
     forms += [{"type": "function", "strict": None} | tool, tool | {"strict": True}]
+    nothing = {"type": "function", "function": {"name": "now", "description": None, "parameters": None}}
+    assert data.bare_tool(nothing) == {"name": "now"}
     lines = [json.dumps(RECORD | {"tools": [form, *RECORD["tools"][1:]]}) for form in forms]
     (tmp_path / "wrapped.jsonl").write_text("\n".join(lines))
     assert data.read_records(tmp_path / "wrapped.jsonl") == [RECORD] * len(forms)
@@ -562,3 +564,17 @@ def test_show(frames):
     assert "\x1b[1;4;33m[unused11]Action" in coloured
     assert re.sub(r"\x1b\[[\d;]+m", "", coloured) == plain
     assert data.show(example, frame) == plain  # pytest's stdout is no terminal
+
+
+def test_no_line_that_the_edge_of_the_terminal_breaks_poses_as_a_role(frames, monkeypatch):
+    frame, width = frames["bytes"], 40
+    record = broken(trajectory__0__content="x" * (width - 3) + "e* Action: pay" + "宽" * 50)
+    example = data.render(record, frame)
+    whole = data.show(example, frame, colour=False)
+    monkeypatch.setattr(data, "terminal_width", lambda file: width)
+    shown = data.show(example, frame, colour=False)
+    columns = [len(line) + line.count("宽") for line in shown.splitlines()[1:]]
+    assert max(columns) <= width and "\n   e* Action: pay" in shown and "\ne* Action: pay" not in shown
+    assert shown.replace("\n   ", "") == whole.replace("\n   ", "")
+    coloured = data.show(example, frame, colour=True)
+    assert re.sub(r"\x1b\[[\d;]+m", "", coloured) == shown and "\x1b[0m\n   \x1b" in coloured

@@ -151,14 +151,15 @@ def test_a_refusal_is_journaled_and_not_asked_again(fault, answer, tmp_path):
     assert lines(journal.path)[1]["content"] is None
 
 
-def test_an_answer_that_was_cut_off_is_an_answer(journal):
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "model_length"])
+def test_an_answer_that_was_cut_off_is_an_answer(reason, journal):
     with (
-        ChatServer(lambda request: choice("The rain in", "length")) as server,
+        ChatServer(lambda request: choice("The rain in", reason)) as server,
         connect(server, journal) as client,
     ):
         assert client.ask(question()) == "The rain in" == client.ask(question())
         assert all(isinstance(client.ask(question(n)), CutOff) for n in (0, 0, 1))
-    assert lines(journal.path)[0]["finish_reason"] == "length"
+    assert lines(journal.path)[0]["finish_reason"] == reason
 
 
 # ---- what concerns all requests ----
@@ -285,6 +286,17 @@ def test_a_compressed_reply_is_read(journal):
         assert client.ask(question()) == "1"
 
 
+@pytest.mark.parametrize("fault, what", [("gzip-bomb", "8 MiB"), ("double-gzip", "in the encoding")])
+def test_replies_that_nobody_can_use_end_the_asking_too(fault, what, journal, monkeypatch):
+    monkeypatch.setattr(endpoint, "HOPELESS", 3)
+    with ChatServer(add_one, lambda key, n: fault) as server, connect(server, journal, tries=8) as client:
+        with pytest.raises(cli.UserError, match=f"3 requests and no answer.*{what}"):
+            for number in range(40):
+                with contextlib.suppress(Unanswered):
+                    client.ask(question(number))
+    assert len(server.requests) == 3
+
+
 @pytest.mark.parametrize("fault, what", [("html", "a web page"), ("events", "a stream of events")])
 def test_a_server_that_is_no_endpoint_ends_the_asking_at_once(fault, what, journal):
     with ChatServer(add_one, lambda key, n: fault) as server, connect(server, journal, tries=8) as client:
@@ -292,6 +304,12 @@ def test_a_server_that_is_no_endpoint_ends_the_asking_at_once(fault, what, journ
             with pytest.raises(cli.UserError, match=rf"answered 200 with {what}.*most end in /v1"):
                 client.ask(question(number))
     assert len(server.requests) == 1 and lines(journal.path) == []
+
+
+def test_what_a_body_is_without_a_word_of_its_kind():
+    assert endpoint.no_endpoint({}, b"\xef\xbb\xbf\n<!doctype html>") == "a web page"
+    assert endpoint.no_endpoint({}, b"data: {}").startswith("a stream")
+    assert endpoint.no_endpoint({"content-type": "text/html"}, b' {"choices": []}') == ""
 
 
 def test_a_web_page_after_an_answer_passes(journal):
@@ -317,7 +335,7 @@ THOUGHT = {"type": "thinking", "thinking": [TEXT]}
 PARTS = [
     ([TEXT], "Yes"),
     ([THOUGHT, TEXT, TEXT], "YesYes"),
-    ([{"type": "output_text", "text": "A"}, "b"], "A"),
+    ([{"type": "output_text", "text": "A"}, "b", {"text": "c"}], "Abc"),
 ]
 PARTS += [([THOUGHT], None), ([], None), ([{"type": "text", "text": 7}], None)]
 
@@ -370,6 +388,20 @@ def test_a_proxy_that_cannot_be_used(name, address, journal, monkeypatch):
         connect("http://example.invalid/v1", journal)
         import socksio  # noqa: F401  with this package it can be
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_cannot_be_read_are_named(content, journal, monkeypatch, tmp_path):
+    if content:
+        (tmp_path / "file").write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "file"))
+    with pytest.raises(cli.UserError, match="certificates of the environment .SSL_CERT_FILE"):
+        connect("https://example.invalid/v1", journal)
+
+
+def test_an_address_that_is_none(journal):
+    with pytest.raises(cli.UserError, match="--base-url: got 'http://256.1.1.1/v1'"):
+        connect("http://256.1.1.1/v1", journal)
 
 
 def test_a_dead_proxy_is_no_dead_server(journal, monkeypatch):

@@ -241,6 +241,14 @@ def test_bfcl_compared(played_bfcl, tmp_path, capsys):
     assert row[:3] == ["40.0%", "60.0%", "+20.0%"] and row[-3:] == ["0", "1", "1.0000"]
     assert cells(printed, "Irrelevance")[:3] == ["50.0%", "50.0%", "+0.0%"]
     assert "Average" not in printed
+    header["header"]["adapter"] = "f00\x1b[2J\u202e"
+    write_lines(other, header, *lines)
+    assert command("compare", path, other) == 0
+    assert "adapter f00\\x1b[2J\\u202e\n" in capsys.readouterr().out
+    del header["header"]["questions"]
+    write_lines(other, header, *lines)
+    assert command("score", other) == 2
+    assert "damaged (KeyError('questions'))" in capsys.readouterr().err
 
 
 def test_a_limit_is_spread_over_each_category(play, tmp_path):

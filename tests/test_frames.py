@@ -3,7 +3,9 @@
 import json
 import re
 import unicodedata
+from dataclasses import replace
 from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
 from conftest import (
@@ -120,6 +122,15 @@ def test_marks_become_tokens_only_as_parts(frames):
 
 # ---- folders that will not do ----
 
+
+def without_bytes(unknown: str | None) -> dict:
+    """A tokenizer that knows some letters, and has this token for others."""
+    tokenizer = letter_tokenizer(PANGU)
+    vocabulary = {text: id for text, id in tokenizer["model"]["vocab"].items() if not text.startswith("<0x")}
+    changed = {"vocab": vocabulary, "unk_token": unknown, "byte_fallback": False}
+    return tokenizer | {"model": tokenizer["model"] | changed}
+
+
 LLAMA, BYTES = {"model_type": "llama", "vocab_size": 261}, byte_tokenizer()
 BAD_FOLDERS = [
     ({"model_type": "llama"}, BYTES, "vocab_size None"),
@@ -130,18 +141,45 @@ BAD_FOLDERS = [
     (LLAMA, BYTES | {"added_tokens": 7}, "not for the tokenizers library"),
     (LLAMA, BYTES | {"model": {"type": "Magic"}}, "not for the tokenizers library"),
     (LLAMA, {"model": BYTES["model"]}, "not for the tokenizers library"),
+    (LLAMA, BYTES | {"model": BYTES["model"] | {"dropout": 0.1}}, "got dropout 0.1"),
+    # panics of the library, one while it reads the file, one while it encodes
+    (LLAMA, BYTES | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "Precompiled"),
+    (LLAMA, BYTES | {"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "chunk size must be"),
+    ({"vocab_size": 999}, without_bytes("[gone]"), "Unk token `[gone]` not found in the vocabulary"),
+    ({"vocab_size": 999}, without_bytes(None), "no token for '"),
     (LLAMA, "[]", "wanted a JSON object"),
     (LLAMA, "version https://git-lfs.github.com/spec/v1", "not JSON"),
 ]
 
 
 @pytest.mark.parametrize("config, tokenizer, wanted", BAD_FOLDERS)
-def test_bad_folders(config, tokenizer, wanted, tmp_path):
+def test_bad_folders(config, tokenizer, wanted, tmp_path, capfd):
     write_model(tmp_path / "m", config, tokenizer)
     with pytest.raises(UserError) as error:
         load_frame(tmp_path / "m")
     where, _, message = str(error.value).partition("json: ")
     assert where.startswith(str(tmp_path / "m")) and wanted in message
+    assert capfd.readouterr().err == "" and "\n" not in message
+
+
+def test_a_text_that_the_library_stumbles_over_is_refused(tmp_path):
+    """No file shows it: here a pattern that tries for too long."""
+    pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Sequence", "pretokenizers": [pattern, BYTES["pre_tokenizer"]]}
+    frame = load_frame(write_model(tmp_path / "m", LLAMA, BYTES | {"pre_tokenizer": split}))
+    assert frame.decode(frame.encode("aab")) == "aab"
+    with pytest.raises(UserError, match="tokenizer.json: not for the tokenizers library"):
+        frame.encode("a" * 30 + "b")
+
+    class Panic(BaseException):
+        pass
+
+    def panic(*_: object, **__: object) -> None:
+        raise Panic("index out of bounds")
+
+    broken = replace(frame, tokenizer=SimpleNamespace(decode=panic))
+    with pytest.raises(UserError, match="index out of bounds"):
+        broken.decode([1])
 
 
 def test_a_frame_by_name(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from golden import FIXTURES, close, tokens
 from safetensors.torch import load_file
 
+from cli import UserError
 from engine.full import Masters, save_checkpoint
 from formats.frames import load_frame
 from model import Transformer
@@ -45,6 +46,17 @@ def test_the_checkpoint_loads_and_says_how_it_was_prompted(folders, tmp_path):
     assert written.pop("moragent") == {"frame": frame.name, "prompts": "paper"}
     assert written.pop("torch_dtype") == "bfloat16"
     assert written == config
+
+
+def test_a_flipped_byte_of_the_checkpoint_is_refused(folders, tmp_path):
+    model = Transformer.from_pretrained(folders[0])
+    save_checkpoint(model, load_frame(folders[0]), tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[-2] ^= 1  # a weight that is a little another one: no NaN shows it
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match="model.safetensors: damaged"):
+        Transformer.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["qwen2_tied", "llama_untied_sharded", "phi3_sliding"])

@@ -105,6 +105,15 @@ def test_glaive_arguments(text, value):
     ]
 
 
+def test_glaive_as_mirrors_have_it():
+    """Arguments as JSON text, functions in a list."""
+    plain = converted("glaive", chat("u Go", functioncall("""'{"to": "me"}'""")))
+    text = json.dumps(json.dumps({"to": "me"}))
+    assert converted("glaive", chat("u Go", functioncall(text))) == plain
+    tools = GLAIVE + json.dumps(TOOLS)
+    assert converted("glaive", chat("u Go", functioncall(text), system=tools)) == plain
+
+
 def test_glaive_ends():
     assert converted("glaive", chat("u Go", TO, "f 1"))["trajectory"][-2:] == answered()
     record = converted("glaive", chat("u Go", "a No.", "u Please"))
@@ -119,6 +128,7 @@ GLAIVE_REFUSALS = [
     ("arguments that cannot be read", chat("u Go", functioncall("""'{"to": [User data]}'"""))),
     ("arguments that cannot be read", chat("u Go", functioncall(r"""'{"to": "a\\'b" c"}'"""))),
     ("arguments that are no JSON object", chat("u Go", functioncall("'[5, 10]'"))),
+    ("arguments that cannot be read", chat("u Go", functioncall('"me"'))),
     (OTHER_FORM, chat("u Go", functioncall("null"))),
     (OTHER_FORM, chat("u Go", 'a <functioncall> {"name": "text_sms", "parameters": {}}')),
     (OTHER_FORM, chat("u Go", functioncall("""'{"to": \"""")[:-1])),

@@ -21,6 +21,12 @@ SAME = [
     "I\u00adwould like to\u00a0find a Unisex\u3000Salon in San Jose\ufeff",
     "Ｉ would like to find a Ｕｎｉｓｅｘ Salon in San Jose",
     "I would like to find a\nUnisex - Salon\n(in San_Jose)",
+    "I would like to find a <b>Unisex Salon</b><br>in San&nbsp;Jose&period;",
+    "I would like to find a\\nUnisex Salon\\nin San Jose",
+    "I would like to find a Uni\0sex\x07 Sa\x1blon in\x08 San\u2800Jose\ue000",
+    "I would like to find a U\u20ddnisex Salon in San Jose",
+    "I would like to find a Unisех Sаlоn in Sаn Jоsе",  # half of the letters are Cyrillic
+    "I would like to find a 𝐔𝐧𝐢𝐬𝐞𝐱 𝑺𝒂𝒍𝒐𝒏 in San Jose",
     "Question: " + SALON,
     SALON + "\n\nThink step by step and answer with one call.",
     "Hello there. " + SALON + ". Please be quick; I have to leave at 5.",
@@ -47,6 +53,15 @@ def test_scores():
     assert QUESTIONS.nearest("Yes, please.") == QUESTIONS.nearest("") == (0.0, "")
     assert Questions(["It costs 10,000 for 3 km"]).nearest("it costs 10000 for 3km")[0] == 1.0
     assert Questions(["Tell me the weather"]).nearest("Tell me the weekday") == (0.0, "")  # of two runs one
+    assert (
+        Questions([r"Compute $\frac{1}{2}+\frac{1}{3}$ now"]).nearest(
+            r"compute \dfrac{1}{2}+\tfrac{1}{3} now"
+        )[0]
+        == 1.0
+    )
+    assert (
+        Questions(["Is AT&amp;T&nbsp;bigger than Verizon?"]).nearest("is AT&T bigger than verizon")[0] == 1.0
+    )
     assert Questions([]).nearest(SALON) == (0.0, "")
 
 

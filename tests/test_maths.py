@@ -173,6 +173,10 @@ FENCES = [
     ("```\na = 1", "a = 1"),
     ("```py\na = 1\n```\nThen:\n```py\nb = a\n```", "a = 1\nb = a\n"),
     ("a = '```'", "a = '```'"),
+    ("~~~python title=x\na = 1\n~~~", "a = 1\n"),
+    ("Here it is:\n````{python}\na = 1\n````\nDone.", "a = 1\n"),
+    ("1.\n   ```python\n   if 1:\n     a = 1\n   ```", "if 1:\n  a = 1\n"),
+    ('a = """\n```\n"""', 'a = """\n```\n"""'),
 ]
 
 

@@ -15,6 +15,7 @@ from golden import FIXTURES, SPELLINGS, TINY, TINY_LLAMA, close, load, tokens
 from safetensors.torch import load_file
 
 import model
+from cli import UserError
 from formats.checkpoint import FULL, SLIDING
 from model import KVCache, ModelConfig, RMSNorm, Transformer, attend, causal_mask, rotary_tables, rotate
 
@@ -311,3 +312,16 @@ def test_random_weights_follow_the_seed() -> None:
     assert one["lm_head.weight"].data_ptr() == one["model.embed_tokens.weight"].data_ptr()
     assert abs(one["model.embed_tokens.weight"].std() - 0.02) < 0.002
     assert (one["model.norm.weight"] == 1).all() and (one["model.layers.0.self_attn.q_proj.bias"] == 0).all()
+
+
+def test_where_nothing_compiles_that_is_said_at_once(monkeypatch):
+    def compile_nothing(function, **_):
+        def call(*args):
+            raise RuntimeError("no compiler\n  at /usr/bin")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    network, _ = load("qwen2_tied")
+    with pytest.raises(UserError, match=r"--compile: does not work here \(no compiler at /usr/bin\)"):
+        network.compile_elementwise()

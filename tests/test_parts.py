@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import parts
-from cli import run
+from cli import UserError, run
 
 SIZES = {"model/weights.bin": 70, "model/empty.txt": 0, "model/deep/er.bin": 30, "one.bin": 7}
 
@@ -106,6 +106,21 @@ def test_what_cannot_be_packed_or_unpacked_is_told_in_one_line(source, tmp_path,
         assert run(parts.main, command) == 2
         said = capsys.readouterr().err
         assert said.startswith("error: ") and said.count("\n") == 1
+
+
+LISTS = ["{}", '{"files": 3, "parts": []}', '{"files": [3], "parts": []}', '{"files": [{}], "parts": []}']
+ENTRY = {"size": 0, "sha256": ""}
+LISTS += [
+    json.dumps({"files": [ENTRY | {"name": name}], "parts": []}) for name in ("/x", "../x", "a/../../x", 3)
+]
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_a_list_that_leads_elsewhere_is_refused(text, tmp_path):
+    (tmp_path / parts.LIST).write_text(text)
+    with pytest.raises(UserError, match="not a list of parts"):
+        parts.unpack(tmp_path, tmp_path / "to")
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_list_has_sizes_and_checksums(source, tmp_path):

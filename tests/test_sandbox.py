@@ -176,6 +176,12 @@ FENCED = [
     ('s = """\n```\n"""\ns', 's = """\n```\n"""\ns'),
     ("```python\ns = '''\n```\n'''\n```\nEnd.", "s = '''\n```\n'''"),
     ("```output\n5\n```", "```output\n5\n```"),
+    ("Sure: ```python\nx\n```\nThat is ```python\ny", "x\ny"),
+    ("```python x; y```", "x; y"),
+    (" ``` x```\n", "x"),
+    ("```return x```", "return x"),
+    ("~~~Python3.11\nx\n~~~\n```tool_code\ny\n```", "x\ny"),
+    ("```python\nprint('```py')\nx ```python\n```", "print('```py')\nx ```python"),
 ]
 
 

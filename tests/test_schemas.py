@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from sources.rows import Refused
-from sources.schemas import parameters_of, read_type, schema_of
+from sources.schemas import parameters_of, read_type, says_required, schema_of
 
 INTEGERS = {"type": "array", "items": {"type": "integer"}}
 TYPES = {
@@ -107,6 +107,8 @@ KEPT = [  # given, wanted
     ),
     ({"type": "str", "default": None}, {"type": "string"}),
     ({"type": "number", "exclusiveMinimum": 0, "title": "N"},) * 2,
+    ({"type": "object", "required": ["b"], "dependentRequired": {"b": ["c"]}},) * 2,
+    ({"type": "str", "nullable": "true"}, {"type": ["string", "null"]}),
 ]
 
 
@@ -122,6 +124,8 @@ def test_what_json_schema_has_not_is_counted():
     dropped = Counter()
     assert schema_of({"type": "str", "widget": "slider", "minLength": None}, dropped) == {"type": "string"}
     assert dropped == {"words that JSON Schema does not have": 2}
+    assert schema_of({"type": "array", "properties": [], "description": ["a"]}, dropped) == {"type": "array"}
+    assert dropped["words of another form"] == 2
     assert schema_of({"type": "int", "const": "x"}, dropped) == {"type": "integer"}
     assert schema_of(NULLABLE | {"default": 3}, dropped).keys() == {"anyOf"}
     assert dropped["constants that do not fit their type"] == 1
@@ -139,6 +143,17 @@ def test_what_stands_beside_the_properties_stays():
     wanted |= {"additionalProperties": False, "description": "All."}
     assert parameters_of(given, Counter()) == wanted
     assert parameters_of({"type": "object", "additionalProperties": False}, Counter())["properties"] == {}
+
+
+def test_a_parameter_may_be_anything_or_nothing():
+    given = parameters_of({"properties": {"a": True, "b": False}}, Counter())["properties"]
+    assert given == {"a": {}, "b": {"not": {}}}
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(1, True), ("0", False), ("yes", True), ("maybe", None)])
+def test_how_a_parameter_says_whether_it_is_required(value, wanted):
+    assert says_required({"required": value}) is wanted
+    assert says_required({"optional": value}) is (None if wanted is None else not wanted)
 
 
 def test_nested_schema():

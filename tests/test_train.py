@@ -382,6 +382,8 @@ def test_defaults_are_the_papers_with_a_model_and_the_quick_runs_without():
     assert quick.quick and quick.model == str(ROOT / "tiny")
     assert all(getattr(quick, name) == value for name, value in train.QUICK_RUN.items())
     assert train.parse_args(["--data", "x.jsonl", "--lr", "0.5"]).lr == 0.5
+    assert arguments("--method", "full").lr == 5e-6 and arguments("--method", "full", "--lr", 1).lr == 1
+    assert train.parse_args(["--data", "x.jsonl", "--method", "full"]).lr == quick.lr
     assert list(train.parse_args(["--data", str(train.SAMPLE)]).eval_data) == [
         "unseen functions",
         "seen functions",
@@ -447,7 +449,7 @@ def test_only_the_role_asked_for_is_trained(base, sample, role):
 
 
 @pytest.mark.parametrize("kept", [0, 1], ids=["absent", "older"])
-def test_a_kill_before_the_last_adapter_is_written_is_mended(command, finished, tmp_path, kept):
+def test_a_kill_before_the_last_adapter_is_written_is_mended(command, finished, tmp_path, capsys, kept):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     adapter = folder / "adapter_model.safetensors"
@@ -457,6 +459,7 @@ def test_a_kill_before_the_last_adapter_is_written_is_mended(command, finished, 
         adapter.unlink()
     assert train_in_process(*command, "--output", folder, "--resume") == 0
     assert adapter.read_bytes() == (finished / adapter.name).read_bytes()
+    assert "\nno step left of " in capsys.readouterr().out
 
 
 def test_stopped_and_resumed_is_never_interrupted(command, start, tmp_path):
@@ -602,6 +605,19 @@ def test_show_stops_before_training(base, sample, tmp_path, monkeypatch, capsys)
     assert not (tmp_path / "run").exists()
     assert train_in_process("--data", sample, "--model", base, "--show", 2, "--frame", "chatml") == 2
     assert "frame chatml wants" in capsys.readouterr().err
+
+
+def test_a_model_trained_as_a_whole_keeps_its_prompts(base, sample, tmp_path, capsys):
+    folder = tmp_path / "trained"
+    shutil.copytree(base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["moragent"] = {"frame": load_frame(base).name, "prompts": "paper"}
+    (folder / "config.json").write_text(json.dumps(config))
+    shown = []
+    for flags in ([], ["--prompts", "paper"], ["--prompts", "short"]):
+        assert train_in_process("--data", sample, "--model", folder, "--show", 1, *flags) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] != shown[2]
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from cli import ArgumentParser, number, run
+from cli import ArgumentParser, number, run, write_whole
+from engine.tensors import save_file
 from model import ModelConfig, Transformer
 from tiny import world
 
@@ -418,7 +418,7 @@ def main(argv: list[str] | None = None) -> None:
 def save(model: Transformer, folder: Path) -> None:
     """config.json, generation_config.json, model.safetensors as any Hugging Face checkpoint."""
     tensors = {name: t for name, t in model.state_dict().items() if name != "lm_head.weight"}  # tied
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_whole(folder / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     generation = {"bos_token_id": BEGIN, "eos_token_id": CONFIG["eos_token_id"]}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

@@ -25,11 +25,16 @@ SECRET = 8  # characters from which a key is hidden; "EMPTY", for a local server
 
 
 class Transient(Exception):
-    """A try has failed. after: seconds the server wants us to wait. busy: 429. unreachable: no connection."""
+    """A try has failed. after: seconds the server wants us to wait. busy: 429. unreachable: no connection.
 
-    def __init__(self, text: str, after: float = 0.0, busy: bool = False, unreachable: bool = False):
+    unusable: the next reply would be no better.
+    """
+
+    def __init__(self, text: str, after: float = 0.0, **what: bool):
         super().__init__(text)
-        self.after, self.busy, self.unreachable = after, busy, unreachable
+        self.after = after
+        self.busy, self.unreachable = what.get("busy", False), what.get("unreachable", False)
+        self.unusable = what.get("unusable", False)
 
 
 def check_key(key: str | None) -> None:
@@ -136,7 +141,16 @@ class Connection:
         limits = http.Limits(max_connections=workers, max_keepalive_connections=0)
         options = {"headers": headers, "timeout": timeout, "limits": limits, "follow_redirects": False}
         try:
+            http.URL(self.url)
+        except http.InvalidURL as error:
+            raise UserError(f"--base-url: got {base_url!r:.100} ({error}); wanted http://HOST/v1") from None
+        try:
             self._client = http.Client(trust_env=not (local and url.scheme == "http"), **options)
+        except OSError as error:  # ssl's as well
+            fault = (
+                f"the certificates of the environment (SSL_CERT_FILE, SSL_CERT_DIR) cannot be read ({error})"
+            )
+            raise UserError(f"{fault}; unset them, or name the right file") from None
         except (ValueError, ImportError, http.InvalidURL):  # their texts may hold the proxy's password
             raise UserError(
                 "a proxy of the environment (all_proxy, http_proxy, https_proxy) cannot be used; "
@@ -160,7 +174,7 @@ class Connection:
                     for part in response.iter_raw():
                         body += part
                         if len(body) > LARGEST:
-                            raise Transient(TOO_LARGE)
+                            raise Transient(TOO_LARGE, unusable=True)
             except http.RequestError as error:
                 if not line.late:
                     unreachable = isinstance(error, (http.ConnectError, http.ConnectTimeout, http.ProxyError))
@@ -177,13 +191,14 @@ def decompressed(body: bytes, headers: dict) -> bytes:
     if encoding in ("identity", ""):
         return body
     if encoding not in ("gzip", "deflate"):
-        raise Transient(f"a reply in the encoding {encoding!r:.40}, which was not asked for")
+        what = f"a reply in the encoding {encoding!r:.40}, which was not asked for"
+        raise Transient(what, unusable=True)
     try:
         text = zlib.decompressobj(47).decompress(body, LARGEST + 1)  # 47: either of the two
     except zlib.error:
-        raise Transient("a reply whose compression is broken") from None
+        raise Transient("a reply whose compression is broken", unusable=True) from None
     if len(text) > LARGEST:
-        raise Transient(TOO_LARGE)
+        raise Transient(TOO_LARGE, unusable=True)
     return text
 
 

@@ -27,6 +27,7 @@ import os
 import random
 import threading
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,8 +47,10 @@ MEND = {
     402: "add credit",
     403: "set a key with access",
     404: "check --base-url (most end in /v1) and the model's name",
+    407: "set user and password of the proxy in the environment, or unset it",
 }
 LONGEST_BACK_OFF = 60.0  # seconds
+CUT = ("length", "max_tokens", "MAX_TOKENS", "model_length")  # what servers call the end at max_tokens
 
 
 class Unanswered(Exception):
@@ -195,6 +198,8 @@ class Endpoint(contextlib.AbstractContextManager):
                 return self._read(sent, *self._connection.post(sent), tokens)
             except Transient as error:
                 fault = error
+            if fault.unusable:
+                self._give_up_if_hopeless(str(fault), MEND[404])
             unreachable &= fault.unreachable
             if number + 1 < self._tries:
                 self._back_off(number, fault)
@@ -251,11 +256,7 @@ class Endpoint(contextlib.AbstractContextManager):
         if 200 <= status < 300:
             if (what := no_endpoint(headers, body)) and not self._answered:
                 raise self._end(f"the server answered {status} with {what}; {MEND[404]}")
-            try:
-                entry, estimated = self._read_choice(reply, tokens)
-            except Transient as fault:
-                self._give_up_if_hopeless(str(fault), MEND[404])
-                raise
+            entry, estimated = self._read_choice(reply, tokens)
             self._answered = True
         elif status in REFUSED and b"max_completion_tokens" in body and b'"max_tokens":' in sent:
             self._renamed = True
@@ -300,9 +301,10 @@ class Endpoint(contextlib.AbstractContextManager):
             if content is None:
                 content = text_of(message.get("content"))
         except (LookupError, TypeError, AttributeError):
-            raise Transient(f"a reply without an answer: {self._said(reply)}") from None
+            what = f"a reply without an answer: {self._said(reply)}"
+            raise Transient(what, unusable=True) from None
         if not isinstance(content, (str, type(None))):
-            raise Transient("a reply whose answer is no text")
+            raise Transient("a reply whose answer is no text", unusable=True)
         entry = {"content": content, "finish_reason": finish}
         if content:
             entry["content"] = self._connection.clean(content)
@@ -333,17 +335,19 @@ def answer_of(entry: dict) -> str:
     """An entry's content. Raises Unanswered where it is a refusal."""
     if "refused" in entry:
         raise Unanswered(entry["refused"], entry.get("detail", ""))
-    return CutOff(entry["content"]) if entry.get("finish_reason") == "length" else entry["content"]
+    return CutOff(entry["content"]) if entry.get("finish_reason") in CUT else entry["content"]
 
 
 def text_of(content: object) -> object:
     """A message's content; of a list of parts the texts, without thoughts. None where there is no text."""
     if not isinstance(content, list):
         return content
-    parts = [
-        part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")
-    ]
-    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    texts = []
+    for part in content:
+        if isinstance(part, dict) and part.get("type", "text") in ("text", "output_text"):
+            part = part.get("text")
+        if isinstance(part, str):
+            texts.append(part)
     return "".join(texts) if texts else None
 
 
@@ -355,7 +359,7 @@ def arguments_of(message: dict) -> object:
 
 def no_endpoint(headers: dict, body: bytes) -> str:
     """What else than a chat endpoint's reply stands here, for a message; "" where it may be one."""
-    kind, start = headers.get("content-type", "").lower(), body[:100].lstrip()
+    kind, start = headers.get("content-type", "").lower(), body[:100].removeprefix(BOM_UTF8).lstrip()
     if start.startswith(b"{"):
         return ""
     if start.startswith(b"<") or "html" in kind:

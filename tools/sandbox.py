@@ -221,7 +221,9 @@ class Sandbox:
 
 
 FENCE = re.compile(r"([ \t]*)(?:`{3,}|~{3,})([^`]*)")
-CODE = ("", "python", "python3", "py", "py3", "ipython", "ipython3")  # what a fence round code is called
+INLINE = re.compile(r"\s*`{3,}(?:(\w+)[ \t]+)?([^`\n]+)`{3,}\s*")  # a fence and its code on one line
+BEHIND_WORDS = re.compile(r"[^`]*`{3,}([\w.]+)")  # the beginning of a fence at the end of a line
+NAMED = re.compile(r"i?py(?:thon)?[\d.]*|code|tool_code", re.IGNORECASE)  # what a fence round code is called
 
 
 def code_of(text: str) -> str:
@@ -230,9 +232,17 @@ def code_of(text: str) -> str:
     A fence without an end holds the rest; one of another name, such as `output`, holds no code. In strings of
     three quotes there are no fences.
     """
+    if found := INLINE.fullmatch(text):
+        named = not found[1] or NAMED.fullmatch(found[1])
+        return (found[2] if named else f"{found[1]} {found[2]}").strip()
     lines, blocks, block, indent, quotes = text.split("\n"), [], None, "", 0
     for number, line in enumerate(lines):
         fence = FENCE.fullmatch(line.rstrip())
+        begins = BEHIND_WORDS.fullmatch(line.rstrip()) if block is None and not fence else None
+        if begins and NAMED.fullmatch(begins[1]) and not quotes % 2:
+            block, indent = [], ""
+            blocks.append((begins[1], block))
+            continue
         if not fence or quotes % 2:
             quotes += line.count('"""') + line.count("'''")
             if block is not None:
@@ -248,7 +258,7 @@ def code_of(text: str) -> str:
         else:
             block, indent, quotes = [], fence[1], 0
             blocks.append((name, block))
-    code = ["\n".join(block) for name, block in blocks if name in CODE]
+    code = ["\n".join(block) for name, block in blocks if not name or NAMED.fullmatch(name)]
     return "\n".join(code) if code else text
 
 
