@@ -149,7 +149,7 @@ class Endpoint(Server):
         self.fingerprint = hashlib.sha256(weights).hexdigest()[:16]
         longest = max(map(len, frame.tokenizer.get_vocab()))
         self.most_characters = longest * model.config.max_position_embeddings  # that can ever fit
-        self.page = PAGE.read_bytes()
+        self.page = PAGE.read_text("utf-8")
         super().__init__(args.host, args.port, Routes, args.key)
 
 
@@ -173,9 +173,10 @@ class Routes(Handler):
         return self.path in ("/", "/health")
 
     def page(self) -> None:
-        headers = {"Content-Security-Policy": policy(self.server.page.decode())}
-        headers |= {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-        self.send(self.server.page, "text/html; charset=utf-8", headers=headers)
+        page = self.server.page
+        self.send(
+            page.encode(), "text/html; charset=utf-8", headers={"Content-Security-Policy": policy(page)}
+        )
 
     def health(self) -> None:
         server = self.server
@@ -194,7 +195,7 @@ class Routes(Handler):
                 raise Refusal("the queue is full; try again", status=503, after=1) from None
             except Closed:
                 raise Refusal("the server is about to stop", status=503, after=10) from None
-            except (Refusal, OSError):
+            except (Refusal, ConnectionError, TimeoutError):
                 raise
             except Exception:
                 traceback.print_exc()

@@ -167,11 +167,13 @@ class Passes:
 
     def _run(self) -> None:
         advance = self.advance or partial(next_tokens, history=Drafts())
-        while waiting := self._gather():
+        while not self.closed.is_set():
+            waiting = self._gather()
             if self.tokens > HISTORY and not self.advance:
                 advance, self.tokens = partial(next_tokens, history=Drafts()), 0
             try:
-                advance(self.model, [event.sequence for event in waiting])
+                if not self.closed.is_set():
+                    advance(self.model, [event.sequence for event in waiting])
             except Exception as fault:  # theirs, and not of those that come later
                 for event in waiting:
                     event.fault = fault
@@ -179,9 +181,9 @@ class Passes:
                 event.wake.set()
 
     def _gather(self) -> list[Waiting]:
-        """Whoever waits, once all do or there was no news for a moment; nobody when all is over."""
+        """Whoever waits, once all do or there was no news for a moment."""
         waiting = [self.events.get()]
         with suppress(Empty):
             while None not in waiting and len(waiting) < self.speaking:
                 waiting.append(self.events.get(timeout=PAUSE))
-        return [] if None in waiting or self.closed.is_set() else waiting
+        return [event for event in waiting if event]

@@ -3,6 +3,9 @@
 The naive twin is agent.Episode: it plays alone, what goes over HTTP comes from many at once.
 """
 
+import base64
+import colorsys
+import hashlib
 import json
 import re
 import signal
@@ -730,6 +733,82 @@ def test_a_fault_is_told_without_its_words(model, frame, capsys):
         assert "home" not in str(events) and events[-1]["error"]["type"] == "server_error"
         assert "the secret place" in capsys.readouterr().err
         assert server.passes.inside == 0 and server.ask(ASKED | {"tool_choice": "none"})[0] == 200
+
+
+# ---- the page ----
+
+EVIL = '<img src=x onerror="alert(1)"><script>alert(1)</script>'
+
+
+def markup_everywhere() -> list[tuple[str, dict, dict]]:
+    """Path, body and headers of requests with markup in every field, wrong ones and right ones."""
+    function = {"name": "t", "description": EVIL, "parameters": {"properties": {EVIL: {"description": EVIL}}}}
+    call = {"id": EVIL, "type": "function", "function": {"name": "t", "arguments": json.dumps({EVIL: EVIL})}}
+    told = {"role": "tool", "tool_call_id": EVIL, "content": EVIL}
+    said = {"role": "assistant", "content": EVIL, "reasoning_content": EVIL, "tool_calls": [call]}
+    asked = {"role": "user", "content": EVIL}
+    messages = [{"role": "system", "content": EVIL}, asked, said, told, asked]
+    right = {"model": EVIL, "messages": messages, "tools": wrapped(function), "stop": EVIL, EVIL: EVIL}
+    path = "/v1/chat/completions"
+    requests = [(path, right, {}), (path, right | {"stream": True}, {})]
+    for name in ("tool_choice", "temperature", "messages", "stream", "n", "response_format", "seed"):
+        requests.append((path, right | {name: EVIL}, {}))
+    for name in ("role", "tool_call_id", "tool_calls"):
+        requests.append((path, right | {"messages": [*messages[:3], told | {name: EVIL}]}, {}))
+    requests.append((path, right | {"tools": wrapped({"name": EVIL, EVIL: EVIL, "parameters": EVIL})}, {}))
+    quoted = EVIL.replace(" ", "%20")
+    requests += [(f"/{EVIL.replace(' ', '')}", {}, {}), (f"/?{quoted}", {}, {})]
+    return requests + [(path, right, {"Host": EVIL}), (path, right, {"Origin": EVIL})]
+
+
+def test_no_markup_comes_out(model, frame):
+    """Whatever field it is in: of an answer nothing is a page, and there is no `<` in it."""
+    repeats = {"reasoner": f"{EVIL}\nNext: executor", "executor": f'Action: t Arguments: {{"{EVIL[:8]}": 1}}'}
+    statuses = []
+    for flags in ("", "--thoughts content"):
+        with live(model, frame, lambda role, before: repeats.get(role, EVIL), flags) as server:
+            for path, body, headers in markup_everywhere():
+                connection, response = server.send("POST", path, body, headers)
+                with closing(connection):
+                    text = response.read().decode()
+                statuses.append(response.status)
+                assert response.headers["Content-Type"] in ("application/json", "text/event-stream")
+                assert "<" not in text and text
+                assert not any("<" in value for value in response.headers.values())
+    assert {200, 400, 403, 404} == set(statuses)
+
+
+def test_the_page_is_one_file_that_runs_no_script_but_its_own(server):
+    connection, response = server.send("GET", f"/?{'<script>'}")
+    with closing(connection):
+        page = response.read().decode()
+    assert response.status == 200 and page == (ROOT / "serve.html").read_text("utf-8"), "nothing is put in"
+    policy = dict(rule.split(" ", 1) for rule in response.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert policy["frame-ancestors"] == "'none'" and policy["connect-src"] == "'self'"
+    for kind in ("script", "style"):
+        (text,) = re.findall(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
+    ways = r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|srcdoc|javascript:"
+    assert not re.search(ways, page), "texts become elements by none of these"
+    assert not re.search(r"https?://|\bsrc=|\bhref=|@import|url\(|\son\w+=|\sstyle=", page), (
+        "nothing from elsewhere"
+    )
+
+
+ANSI = {33: 60, 35: 300, 36: 180}  # yellow, magenta, cyan: their hues
+
+
+def test_the_page_has_the_colours_of_the_trace(server):
+    """In light and in dark."""
+    page = server.server.page
+    for role, colour in data.COLOURS.items():
+        found = re.findall(rf"--{role}: #(..)(..)(..);", page)
+        assert len(found) == 2 and f"color: var(--{role})" in page
+        for channels in found:
+            hue, _, _ = colorsys.rgb_to_hsv(*(int(channel, 16) / 255 for channel in channels))
+            assert abs(hue * 360 - ANSI[colour]) < 25
 
 
 # ---- bad clients ----

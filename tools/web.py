@@ -88,6 +88,19 @@ def is_local(host: str | None) -> bool:
         return False
 
 
+def name_of(host: str) -> str | None:
+    """A Host header without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def written(value: dict) -> str:
+    """JSON in which nothing looks like markup, for whoever shows it as what it is not."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
 class Handler(BaseHTTPRequestHandler):
     """What one connection asks: `answer` says what comes, or raises Refusal."""
 
@@ -122,14 +135,14 @@ class Handler(BaseHTTPRequestHandler):
     def check_client(self) -> None:
         """The key; without one, no web page from elsewhere may use what this machine can. Raises Refusal."""
         if self.server.key:
-            sent = self.headers.get("Authorization", "").encode()
+            sent = self.headers.get("Authorization", "").encode("latin-1")
             if not (self.is_open() or hmac.compare_digest(sent, f"Bearer {self.server.key}".encode())):
                 raise Refusal("wrong or missing key", code="invalid_api_key", status=401)
             return
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        if host and not is_local(urlsplit(f"//{host}").hostname):
+        if host and not is_local(name_of(host)):
             raise Refusal(f"Host: got {host[:60]!r}, wanted this machine's own name, or a --key", status=403)
-        if origin and urlsplit(origin).netloc != host:
+        if origin and origin.partition("://")[2] != host:
             raise Refusal(f"Origin: got {origin[:60]!r}, wanted a page of this server", status=403)
 
     def is_open(self) -> bool:
@@ -176,11 +189,12 @@ class Handler(BaseHTTPRequestHandler):
     # ---- what goes ----
 
     def reply(self, value: dict, status: int = 200, headers: dict | None = None) -> None:
-        self.send(json.dumps(value).encode(), "application/json", status, headers)
+        self.send(written(value).encode(), "application/json", status, headers)
 
     def send(self, data: bytes, kind: str, status: int = 200, headers: dict | None = None) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": len(data), **(headers or {})}.items():
+        always = {"Content-Type": kind, "Content-Length": len(data), "X-Content-Type-Options": "nosniff"}
+        for name, value in (always | (headers or {})).items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
@@ -234,7 +248,7 @@ class Events:
 
     def send(self, value: dict | str) -> None:
         """Raises ConnectionError where the reader has left."""
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else written(value)
         self.waiting += f"data: {text}\n\n".encode()
         poll = select.poll()
         poll.register(self.connection, select.POLLOUT)
