@@ -1,4 +1,4 @@
-"""engine/serving.py: passes that sequences join at any token, and caches that are kept; generate is the twin."""
+"""engine/serving.py: passes that sequences join at any token, caches that are kept. The twin is generate."""
 
 import threading
 import time
@@ -14,7 +14,10 @@ from engine.serving import Closed, Full, Passes
 from formats.frames import Frame, load_frame
 from model import KVCache
 
-PRESENT = lambda: False  # noqa: E731  # a client that is still there
+
+def present() -> bool:
+    """Whether the client has gone."""
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def prompt(frame: Frame, text: str) -> tuple[list[int], list[int]]:
 
 
 def speech(passes: Passes, ids: list[int], roles: list[int], count: int) -> list[int]:
-    with passes.place(PRESENT), passes.cache(ids, roles) as cache:
+    with passes.place(present), passes.cache(ids, roles) as cache:
         options = {"role_ids": roles, "role": 1, "cache": cache, "max_new_tokens": count}
         said = list(passes.speak(passes.model, ids, **options))
         ids += said
@@ -138,18 +141,18 @@ def test_who_finds_no_place_waits_or_is_sent_away(model):
         release = threading.Event()
 
         def hold() -> None:
-            with passes.place(PRESENT):
+            with passes.place(present):
                 release.wait(20)
 
-        with passes.place(PRESENT):
+        with passes.place(present):
             waiting = pool.submit(hold)
             while passes.inside < 2:
                 time.sleep(0.001)
-            with pytest.raises(Full), passes.place(PRESENT):
+            with pytest.raises(Full), passes.place(present):
                 pass
         release.set()
         waiting.result()
-        with passes.place(PRESENT):
+        with passes.place(present):
             assert passes.inside == 1
 
 
