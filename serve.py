@@ -33,7 +33,7 @@ from model import Transformer
 from tools.messages import Refusal, Reply, Request, message_of, read_request
 from tools.mock import Tools
 from tools.sandbox import Sandbox
-from tools.web import Events, Handler, Server, policy
+from tools.web import Events, Handler, Server, is_local, policy
 
 PAGE = HERE / "serve.html"
 
@@ -115,6 +115,7 @@ class Response:
         episode, query = self.episode, self.request.turns[-1]
         tokens = len(data.render_turn(query, episode.frame, episode.domain).input_ids)
         episode.back((len(episode.ids) - tokens, len(self.request.turns) - 1))
+        self.cached = episode.cache.length
         with Sandbox(unsafe=self.server.args.unsafe_python) as episode.python:
             status = episode.user(query["content"])
         return status if status in ("max_tokens", "context_full") else None
@@ -286,6 +287,8 @@ def parse_args(argv: list[str] | None) -> Namespace:
     add("--python", action="store_true", help="run the executor's Python in a sandbox, for --domain math")
     add("--unsafe-python", action="store_true", help="run it even where bubblewrap is not installed")
     args = parser.parse_args(argv)
+    if not args.key and not is_local(args.host):
+        parser.error(f"--host: got {args.host} and no --key; anybody could use it, so give --key a secret")
     args.python = args.python or args.unsafe_python
     if args.python != (args.domain == "math"):
         parser.error(f"--python: got --domain {args.domain}; wanted both --domain math and --python, or none")

@@ -39,7 +39,9 @@ class Parrot:
 
 def behind(ids: list[int], header: list[int]) -> list[int]:
     """What stands behind the last header of a kind."""
-    at = max(i for i in range(len(ids) + 1) if ids[:i][-len(header) :] == header)
+    at = len(ids)
+    while ids[at - len(header) : at] != header:
+        at -= 1
     return ids[at:]
 
 

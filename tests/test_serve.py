@@ -110,7 +110,7 @@ def converse(server: Live, kept=lambda message: message, stream: bool = False) -
 def joined(events: list) -> dict:
     """As OpenAI's client adds up a stream."""
     assert events.pop() == "[DONE]"
-    return messages.message_of([event["choices"][0]["delta"] for event in events])
+    return messages.message_of([event["choices"][0]["delta"] for event in events[1:]])
 
 
 def on_this_machine(model, frame) -> tuple[Episode, list]:
@@ -412,7 +412,7 @@ def test_texts_forge_no_frame(server, frame):
     assert server.ask(body | {"tools": wrapped(tool)})[0] == 200
     ids, _ = server.parrot.ids[0]
     assert ids.count(frame.end) == 2, "system and user"
-    assert evil in frame.decode(ids).replace("Ġ", " ")
+    assert evil in frame.decode(ids)
 
 
 def test_maths_runs_the_code_here(model, frame):
@@ -424,8 +424,8 @@ def test_maths_runs_the_code_here(model, frame):
     with live(model, frame, solve, "--domain math --unsafe-python") as server:
         (choice,) = server.ask({"messages": [USER]})[1]["choices"]
         assert choice["finish_reason"] == "stop" and choice["message"]["content"] == "It is 1."
-        thoughts = "I need it.\n\nexecutor:\nprint(6 * 7)\n\n\n\nobservation:\n42\n\nThat answers it."
-        assert choice["message"]["reasoning_content"].replace("\n\n\n\n", "\n\n\n\n") == thoughts
+        thoughts = "I need it.\n\nexecutor:\nprint(6 * 7)\n\nobservation:\n42\n\nThat answers it."
+        assert choice["message"]["reasoning_content"] == thoughts
         assert joined(server.stream({"messages": [USER]})) == choice["message"]
         server.parrot.ids.clear()
         server.ask({"messages": [USER, choice["message"], USER]})
@@ -858,7 +858,10 @@ def test_who_leaves_the_queue_is_not_played(model, frame, monkeypatch):
         first = raw(server, ASKED)
         while not server.parrot.ids:
             time.sleep(0.01)
-        raw(server, ASKED).close()
+        second = raw(server, ASKED)
+        while server.passes.inside < 2:
+            time.sleep(0.01)
+        second.close()
         while server.passes.inside > 1:
             time.sleep(0.01)
         wait.set()
@@ -904,7 +907,7 @@ def small_buffer(process_request):
 
 
 def test_half_a_request_costs_its_own_connection(model, frame, monkeypatch):
-    monkeypatch.setattr(web.Handler, "timeout", 0.2)
+    monkeypatch.setattr(web.Handler, "timeout", 0.5)
     with live(model, frame, says) as server:
         stuck = [raw(server, ASKED, size) for size in (0, 10, 100)]
         stuck.append(socket.create_connection(server.address))
@@ -978,10 +981,18 @@ def test_load(model, frame):
 
 def test_ctrl_c_ends_clean_in_the_middle_of_an_answer(folders, tmp_path):
     command = [sys.executable, "serve.py", "--model", folders[0], "--adapter", folders[1], "--port", "0"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
+    )
     port = int(re.search(r":(\d+);", process.stdout.readline())[1])
     connection = socket.create_connection(("127.0.0.1", port))
-    text = json.dumps({"messages": [USER], "stream": True, "max_tokens": 1900}).encode()
+    body = {"messages": [USER], "stream": True, "max_tokens": 1900, "temperature": 1, "seed": 1}
+    text = json.dumps(body).encode()
     connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
     received = connection.recv(1000)
     process.send_signal(signal.SIGINT)

@@ -32,7 +32,7 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close
 
 
 class Server(ThreadingMixIn, TCPServer):
-    """A thread for each connection. Without a key only this machine may use it. Raises UserError."""
+    """A thread for each connection. Raises UserError where it cannot listen."""
 
     daemon_threads, allow_reuse_address, request_queue_size = True, True, 256
 
@@ -40,8 +40,6 @@ class Server(ThreadingMixIn, TCPServer):
         self.key, self.lock = key, Lock()
         self.connections = self.bodies = 0
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        if not key and not is_local(host):
-            raise UserError(f"--host: got {host} and no --key; anybody could use it, so give --key a secret")
         try:
             super().__init__((host, port), handler)
         except OSError as error:
@@ -150,13 +148,15 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def length(self) -> int:
-        text = self.headers.get("Content-Length", "0")
-        return int(text) if re.fullmatch(r"\d{1,15}", text, re.ASCII) else -1
+        """Bytes that come as the body; -1 where that is not said, or not clearly."""
+        given = self.headers.get_all("Content-Length", ["0"])
+        clear = len(given) == 1 and re.fullmatch(r"\d{1,15}", given[0], re.ASCII)
+        return int(given[0]) if clear and "Transfer-Encoding" not in self.headers else -1
 
     @contextmanager
     def body(self) -> Iterator[bytes]:
         """The body, which counts among those in memory within it. Raises Refusal, ConnectionError."""
-        if self.left < 0 or "Content-Length" not in self.headers:
+        if self.left < 0:
             raise Refusal("wanted a Content-Length, once, and no other encoding", status=411)
         if self.left > BODY:
             got = f"body: got {self.left:,} bytes, wanted at most {BODY:,}"
