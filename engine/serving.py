@@ -42,7 +42,7 @@ class Waiting:
 
 @dataclass
 class Kept:
-    """A finished sequence. Its cache holds the first tokens of it."""
+    """A finished sequence. Its cache holds the first tokens of it, and nobody changes it any more."""
 
     ids: list[int]
     role_ids: list[int]
@@ -119,11 +119,11 @@ class Passes:
 
     @contextmanager
     def cache(self, ids: list[int], role_ids: list[int]) -> Iterator[KVCache]:
-        """The cache of the kept sequence that has most in common with this one, cut to that; or an empty one.
+        """A cache that holds what a kept sequence has in common with this one; no two episodes share it.
 
-        No other episode gets it meanwhile. Afterwards it is kept with the lists, which have grown.
+        Afterwards it is kept with the lists, which have grown, in the place of those that they continue.
         """
-        cache = self._take(ids, role_ids)
+        cache = self._begin(ids, role_ids)
         with self.lock:
             self.speaking += 1
         try:
@@ -132,19 +132,23 @@ class Passes:
             cache.truncate(len(ids))  # an episode that was stopped may have left more
             with self.lock:
                 self.speaking -= 1
-                self.kept = [*self.kept, Kept(ids, role_ids, cache)][-self.keep :]
+                others = [kept for kept in self.kept if kept.common(ids, role_ids) < kept.cache.length]
+                self.kept = [*others, Kept(ids, role_ids, cache)][-self.keep :]
 
-    def _take(self, ids: list[int], role_ids: list[int]) -> KVCache:
+    def _begin(self, ids: list[int], role_ids: list[int]) -> KVCache:
+        """A copy of what is longest in common: another conversation with these tools may want it, too."""
         config, weight = self.model.config, self.model.model.norm.weight
+        cache = KVCache(config, weight.dtype, weight.device)
         with self.lock:
             common = [kept.common(ids, role_ids) for kept in self.kept]
-            if not any(common):
-                return KVCache(config, weight.dtype, weight.device)
-            best = common.index(max(common))
-            cache = self.kept.pop(best).cache
-        cache.truncate(common[best])
-        if cache.long != config.uses_long_factor(len(ids)):
-            cache.truncate(0)  # as generation would: its keys were turned by the other longrope table
+            length = max(common, default=0)
+            if not length:
+                return cache
+            kept = self.kept.pop(common.index(length))
+            self.kept.append(kept)
+        if kept.cache.long == config.uses_long_factor(len(ids)):  # else its keys were turned by another table
+            cache.layers = [layer[..., :length, :].clone() for layer in kept.cache.layers]
+            cache.length, cache.long = length, kept.cache.long
         return cache
 
     def speak(self, model: Transformer, input_ids: list[int], **options) -> Iterator[int]:
