@@ -130,7 +130,7 @@ def sample(args: Namespace) -> None:
 
 
 def spread(ids: list[str], limit: int) -> list[str]:
-    """`limit` of the ids, evenly spread; 0: all. engine.heldout.spread, which needs torch, chooses the same."""
+    """`limit` of the ids, evenly spread; 0: all. As engine.heldout.spread chooses, which needs torch."""
     count = min(limit or len(ids), len(ids))
     return [ids[i * len(ids) // count] for i in range(count)]
 
@@ -171,7 +171,7 @@ def results_of(file: Path) -> list:
 
 
 def is_error(result: object) -> bool:
-    """Whether an answer is an error text of the harness. Calls are lists; an answer in words is a text, too."""
+    """Whether an answer is an error text of the harness. Calls are lists; an answer in words is a text."""
     return isinstance(result, str) and result.startswith(ERROR_TEXT)
 
 
