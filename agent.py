@@ -54,7 +54,7 @@ from formats.frames import FAMILIES, Frame, load_frame
 from formats.prompts import PROMPTS
 from model import KVCache, Transformer
 from mor import ROLES
-from tools.mock import Tools, as_json, as_text, read_responses, read_tools
+from tools.mock import Tools, as_text, observation_of, read_responses, read_tools
 from tools.sandbox import Sandbox, code_of
 
 HERE = Path(__file__).resolve().parent
@@ -241,7 +241,7 @@ class Episode:
             return as_text({"error": fault})
         if "calls" in turn:
             results = [self.tools.call(call["name"], call["arguments"]) for call in turn["calls"]]
-            return results[0] if len(results) == 1 else f"[{', '.join(map(as_json, results))}]"
+            return observation_of(results)
         if self.python:
             return self.python.run(code_of(turn["content"]))
         return as_text({"error": "Python is not run here"})

@@ -71,6 +71,11 @@ def as_json(text: str) -> str:
         return json.dumps(text, ensure_ascii=False)
 
 
+def observation_of(results: list[str]) -> str:
+    """The observation of calls: the result of one, of several the JSON list of theirs."""
+    return results[0] if len(results) == 1 else f"[{', '.join(map(as_json, results))}]"
+
+
 # ---- files ----
 
 
