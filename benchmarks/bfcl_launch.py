@@ -33,7 +33,6 @@ from cli import (
     number,
     open_file,
     parse_object,
-    printable,
     run,
     write_whole,
 )
@@ -50,7 +49,7 @@ CATEGORIES = (  # those without the web, memories and formats of prompts
 )
 PREFIX, SUFFIX = "BFCL_v4_", "_result.json"  # of its files: BFCL_v4_multiple_result.json
 ERROR_TEXT = "Error during inference"  # how the harness begins the answer of a question that raised
-TOO_LONG = "context_length_exceeded"  # in it, where the prompt did not fit into the model's context
+TOO_LONG = "wanted less than the model's"  # in it, where serve.py refused a prompt that does not fit
 MEND = "docs/bfcl_harness.md says how to set it up"
 
 
@@ -147,7 +146,7 @@ def check(args: Namespace) -> None:
         results = results_of(file)
         texts = [text for text in results if is_error(text)]
         too_long = sum(TOO_LONG in text for text in texts)
-        first = printable(texts[0][:80]) if texts else ""
+        first = texts[0].removeprefix(ERROR_TEXT)[:80] if texts else ""
         rows.append([category, str(len(results)), str(len(texts)), str(too_long), first])
         answers += len(results)
         errors += len(texts)
