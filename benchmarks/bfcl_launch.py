@@ -146,7 +146,7 @@ def check(args: Namespace) -> None:
         results = results_of(file)
         texts = [text for text in results if is_error(text)]
         too_long = sum(TOO_LONG in text for text in texts)
-        first = texts[0].removeprefix(ERROR_TEXT)[:80] if texts else ""
+        first = texts[0].removeprefix(f"{ERROR_TEXT}: ")[:80] if texts else ""
         rows.append([category, str(len(results)), str(len(texts)), str(too_long), first])
         answers += len(results)
         errors += len(texts)
@@ -154,8 +154,9 @@ def check(args: Namespace) -> None:
         raise UserError(f"{folder}: holds no results; wanted the folder that `generate` has written to")
     print(layout(rows), end="")
     if errors:
-        mend = "irrelevance counts them as right; mend the server, then generate with --allow-overwrite"
-        raise UserError(f"{folder}: {errors} of {answers} answers are error texts; {mend}")
+        mend = "mend the server, or choose a model that the prompts fit; then generate --allow-overwrite"
+        told = f"{errors} of {answers} answers are error texts, right by the rules of irrelevance"
+        raise UserError(f"{folder}: {told}; {mend}")
 
 
 def results_of(file: Path) -> list:
