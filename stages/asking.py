@@ -139,7 +139,15 @@ def words_of(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower()))
 
 
+def runs_of(text: str) -> set[tuple[str, ...]]:
+    """Its runs of ten words, in small letters."""
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + 10]) for i in range(len(words) - 9)}
+
+
 def is_parroted(text: str, instruction: str) -> bool:
-    """Whether a text only says an instruction's words again: four in five of its words, of four or more."""
+    """Whether a text says an instruction's words again: four in five of its words, or ten in their order."""
+    if runs_of(text) & runs_of(instruction):
+        return True
     words = words_of(text)
     return len(words) > 3 and len(words & words_of(instruction)) >= 0.8 * len(words)
