@@ -9,8 +9,8 @@ What executors do comes from the data, so Fig. 6's rules for them are not used. 
 silent: one request fills all missing texts of a record, so that they fit each other. A text is a fault that
 gives away what is observed only later, could be taken for a turn, a call or a frame, repeats the request's
 own words, or is a thought that does not name the functions called behind it. Why a reasoner hands over to the
-summarizer (results are there, calls are made, it gives up, no function fits, none is needed) the record tells,
-so the request says which it is.
+summarizer (results are there, calls are made, it gives up, no function fits, none is needed) the record
+tells, so the request says which it is.
 """
 
 import json
