@@ -197,7 +197,7 @@ FIGURES = {  # study, table, picture
 def save(figure, path: Path) -> None:
     """Write a picture as SVG and PNG, without a date."""
     for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-        options = {"format": ending, "dpi": 120, "metadata": metadata}
+        options = {"format": ending, "dpi": 100, "metadata": metadata}
         write_whole(
             path.with_suffix(f".{ending}"), lambda file, options=options: figure.savefig(file, **options)
         )

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from cli import UserError
+from evaluation import compare
 from evaluation.compare import mcnemar
 from evaluation.tables import wilson
 from evidence import figures, plan, report, study
@@ -75,7 +76,8 @@ def fill(name: str, wanted=lambda one: True) -> None:
 
 @pytest.fixture
 def results(monkeypatch, tmp_path):
-    """An empty folder of results."""
+    """An empty folder of results; few resamples, as they take long."""
+    monkeypatch.setattr(compare, "RESAMPLES", compare.AT_ONCE)
     for module in (study, report):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
