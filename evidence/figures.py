@@ -7,6 +7,7 @@ The numbers of each are printed as a table first, also where matplotlib is not i
 give the same bytes with the same matplotlib.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def draw_curve(study: Study, plt):
             ends[method] = draw_method(panel, method, by_steps, name)
         label_ends(panel, ends)
         panel.set_title(title, fontsize=10)
-        panel.set(xlabel="thousand tokens of training", ylim=(0, 100))
+        panel.set(xlabel="thousand tokens of training; 0: the base", ylim=(0, 100))
         panel.margins(x=0.16)
     panels[0].set_ylabel("questions of BFCL right, %")
     return figure
@@ -97,6 +98,9 @@ def draw_figure_4(study: Study, plt):
         for panel, values in zip(panels[:, column], (losses, near), strict=True):
             draw_counts(panel, values, role)
         panels[0, column].set_title(finding(role, losses), fontsize=9)
+    panels[0, 0].text(
+        4.05, 1, "paper:\n4 of 5", transform=panels[0, 0].get_xaxis_transform(), va="top", fontsize=8
+    )
     panels[0, 0].set_ylabel("cross-entropy, a token")
     panels[1, 0].set_ylabel("Levenshtein accuracy, %")
     panels[1, 1].set_xlabel("LoRAs, and the rank of the one LoRA that they are without a router")
@@ -115,7 +119,7 @@ def draw_counts(panel, values: dict[int, list[float]], role: str) -> None:
     for count, each in values.items():
         panel.plot([count] * len(each), each, "o", color=COLOURS[role], markersize=4, alpha=0.6)
     panel.plot(counts, [np.mean(each) for each in values.values()], color=COLOURS[role])
-    panel.axvspan(*CHOSEN[role], color="#e4e4e4", zorder=0)
+    panel.axvspan(*CHOSEN[role], color="#e4e4e4", linewidth=0, zorder=0)
     panel.set_xscale("log", base=2)
     panel.set_xticks(counts, [f"{count}\n{2 * count}" for count in counts])
     panel.minorticks_off()
@@ -138,17 +142,20 @@ def draw_figure_5(study: Study, plt):
         return None
     without, with_loss = rivals["without"], rivals["with (MoR)"]
     figure = plt.figure(figsize=(7.5, 7.2), layout="constrained")
-    grid = figure.add_gridspec(3, 3, height_ratios=(1, 1, 1.1))
+    figure.suptitle(
+        f"cosines of BA: above of {with_loss['shown']['linear']}, below of every linear", fontsize=9
+    )
+    grid = figure.add_gridspec(3, 3, height_ratios=(1, 1, 1.2))
     for row, (name, found) in enumerate((("without", without), ("with", with_loss))):
         for column, role in enumerate(ROLES):
             panel = figure.add_subplot(grid[row, column])
             draw_matrix(panel, found["shown"][role])
-            panel.set_title(f"{role}, {name} orthogonal loss", fontsize=9)
-    strips = [figure.add_subplot(grid[2, column]) for column in range(3)]
+            panel.set_title(role if row == 0 else "", fontsize=9)
+            panel.set_ylabel(f"{name} orthogonal loss" if column == 0 else "")
+    strips = grid[2, :].subgridspec(1, 3).subplots(sharey=True)
     for panel, role in zip(strips, ROLES, strict=True):
         draw_strip(panel, role, without, with_loss)
-        panel.set_title(f"{role}, every linear", fontsize=9)
-        panel.sharey(strips[0])
+        panel.set_title(role, fontsize=9)
     strips[0].set_ylabel("mean |cosine| of two LoRAs")
     figure.legend(*strips[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -159,14 +166,15 @@ def draw_matrix(panel, cosines: list[list[float | None]]) -> None:
     values = np.array(cosines, dtype=float)
     np.fill_diagonal(values, np.nan)
     panel.set_facecolor("#d0d0d0")
-    panel.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+    at = np.arange(len(values))
+    panel.pcolormesh(at, at, values, cmap="RdBu_r", vmin=-1, vmax=1)
+    panel.invert_yaxis()
+    panel.set_aspect("equal")
     for (i, j), value in np.ndenumerate(values):
         panel.text(j, i, "1" if i == j else f"{value:.2f}", ha="center", va="center", fontsize=8)
-    size = range(1, len(values) + 1)
-    panel.set_xticks(range(len(values)), size)
-    panel.set_yticks(range(len(values)), size)
-    mean = np.nanmean(abs(values))
-    panel.set_xlabel(f"routed LoRA; mean |cosine| {mean:.1g}", fontsize=8)
+    panel.set_xticks(at, at + 1)
+    panel.set_yticks(at, at + 1)
+    panel.set_xlabel(f"routed LoRA; mean |cosine| {np.nanmean(abs(values)):.2g}", fontsize=8)
 
 
 def draw_strip(panel, role: str, without: dict, with_loss: dict) -> None:
@@ -196,11 +204,9 @@ FIGURES = {  # study, table, picture
 
 def save(figure, path: Path) -> None:
     """Write a picture as SVG and PNG, without a date."""
-    for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-        options = {"format": ending, "dpi": 100, "metadata": metadata}
-        write_whole(
-            path.with_suffix(f".{ending}"), lambda file, options=options: figure.savefig(file, **options)
-        )
+    of_png = {"dpi": 90, "pil_kwargs": {"optimize": True}, "metadata": {"Software": None}}
+    for ending, options in (("svg", {"metadata": {"Date": None}}), ("png", of_png)):
+        write_whole(path.with_suffix(f".{ending}"), partial(figure.savefig, format=ending, **options))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -215,6 +221,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name}\n\n{report.TABLES[FIGURES[name][1]](study) or 'Not run yet.'}")
     plt = pyplot()
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams["font.sans-serif"] = ["DejaVu Sans"]  # a long list would stand with each text of an SVG
     args.output.mkdir(parents=True, exist_ok=True)
     for name, study in studies.items():
         if figure := FIGURES[name][2](study, plt):
