@@ -45,7 +45,7 @@ class Data(NamedTuple):
         return EPOCHS * self.samples * self.length
 
 
-TOOLBENCH, CALLS, MATHS = Data(120_000, 2_500), Data(90_000, 1_000), Data(80_000, 600)
+TOOLBENCH, CALLS, MATHS = Data(120_000, 2_200), Data(90_000, 1_000), Data(80_000, 700)
 
 
 def training_flops(frozen: int, trained: int, tokens: float) -> float:
