@@ -12,6 +12,7 @@ from a bootstrap in two levels, seeds and questions (evaluation/compare.py).
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,17 @@ TEMPLATE, REPORT = ROOT / "evidence" / "template.md", ROOT / "docs" / "evidence.
 # ---- numbers ----
 
 
+@cache
+def all_draws(size: int) -> np.ndarray:
+    """How often each question of a file is drawn in each resample; every file of that size meets the same."""
+    return np.concatenate([times[0] for times in draws([size])]).astype(float)
+
+
 def share(result: dict, file: str, part: str, whole: str) -> np.ndarray:
     """A share of right turns in one file of questions, then in each resample of its questions."""
     of_file = result["files"][file]
     questions = np.array([of_file[part], of_file[whole]], dtype=float).T  # [n, 2]
-    sums = np.concatenate([times[0] @ questions for times in draws([len(questions)])])
+    sums = all_draws(len(questions)) @ questions
     return sums[:, 0] / sums[:, 1]
 
 
@@ -199,8 +206,11 @@ def table_7(study: Study) -> str:
             samples = int(result["flags"].split("--samples ")[1])
             by_samples.setdefault(samples, {}).setdefault(method, []).append(result)
     rows = [["samples", "seeds", "MoR", "LoRA", "MoR to LoRA", "loss of MoR", "loss of LoRA"]]
-    of_all = with_rivals(study, "Table 7", "MoR", "LoRA")
-    whole = {m: [r for r in of_all.get(m, []) if "--samples" not in r["flags"]] for m in ("MoR", "LoRA")}
+    seeds = {
+        result["seed"] for rivals in by_samples.values() for results in rivals.values() for result in results
+    }
+    of_all = study.whole("Table 6")
+    whole = {m: [r for r in of_all.get(m, []) if r["seed"] in seeds] for m in ("MoR", "LoRA")}
     for samples, rivals in [*sorted(by_samples.items()), ("all", whole)]:
         if not rivals.get("MoR") or not rivals.get("LoRA"):
             continue
@@ -313,7 +323,13 @@ def bfcl_means(over: Callable, mean: Callable) -> dict:
 
 def bfcl_rows(result: dict) -> dict[str, np.ndarray]:
     """Each category and each of MEANS: its share of right questions, then that in every resample."""
-    return resampled(bfcl_lines(result), bfcl_parts, bfcl_means)
+    return rows_of(tuple((category, tuple(of)) for category, of in result["files"]["bfcl"].items()))
+
+
+@cache
+def rows_of(answers: tuple) -> dict[str, np.ndarray]:
+    """bfcl_rows of what can be looked up again."""
+    return resampled(bfcl_lines({"files": {"bfcl": dict(answers)}}), bfcl_parts, bfcl_means)
 
 
 def compared(study: Study) -> dict[str, list[dict]]:

@@ -81,7 +81,11 @@ def results(monkeypatch, tmp_path):
     for module in (study, report):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
-    return tmp_path / "results"
+    for cached in (report.all_draws, report.rows_of):
+        cached.cache_clear()
+    yield tmp_path / "results"
+    for cached in (report.all_draws, report.rows_of):
+        cached.cache_clear()
 
 
 def cells(table: str, row: str) -> list[str]:
@@ -140,6 +144,9 @@ def test_categories_and_differences(results):
     answers = mor_1["files"]["bfcl"]
     mean = sum(sum(answers[c]) for c in study.CATEGORIES) / 15 / 8
     assert cells(table, "mean of all")[4].startswith(f"{100 * mean:.1f} (")
+    none = sum(sum(answers[c]) for c in ("irrelevance", "live_irrelevance")) / 15 / 2
+    assert cells(table, "mean of no call")[4].startswith(f"{100 * none:.1f} (")
+    assert cells(table, "mean of calls")[1] == "90"
 
     table = report.differences_table(found)
     lora_1 = next(r for r in found.whole("Table 6")["LoRA"] if r["seed"] == 1)
@@ -168,6 +175,17 @@ def test_maths_beside_the_paper(results):
     assert "| paper: base (Qwen2.5-Coder-1.5B) | 1319 | 54.7 |" in table
 
 
+def test_samples_end_with_all_of_them(results):
+    methods = ("MoR", "LoRA")
+    fill("tiny", lambda one: one.table == "sweep" or (one.method in methods and one.seed == 1))
+    fill("tiny", lambda one: one.table == "Table 6" and one.method in methods)
+    table = report.table_7(report.Study("tiny"))
+    rows = [line.split("|")[1:3] for line in table.splitlines()[2:7]]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        [samples, "1"] for samples in ("100", "200", "400", "800", "all")
+    ]
+
+
 # ---- pictures ----
 
 
@@ -186,6 +204,8 @@ def test_pictures_of_made_up_results(results, tmp_path, capsys):
         figures.main(["--output", str(tmp_path / folder)])
     printed = capsys.readouterr().out
     assert "| 8 | 16 |" in printed and "| step | reasoner |" in printed and "| 240 | 480,000 |" in printed
+    _, *parts, straight = cells(printed, "1 to 2")  # made up: loss falls as 1 / rank
+    assert all(50 < int(part.split()[0]) < 64 for part in parts) and straight == "33 %"
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(f"{name}.{ending}" for name in figures.FIGURES for ending in ("png", "svg"))
     for name in names:
