@@ -8,9 +8,9 @@ The prompts say what Fig. 6 (function calling) and Fig. 7 (maths) say, each rule
 What executors do comes from the data, so Fig. 6's rules for them are not used. Decisions, where the paper is
 silent: one request fills all missing texts of a record, so that they fit each other. A text is a fault that
 gives away what is observed only later, could be taken for a turn, a call or a frame, repeats the request's
-own words, or is a thought that does not name the functions called behind it. Why a reasoner hands over to the
-summarizer (results are there, calls are made, it gives up, no function fits, none is needed) the record
-tells, so the request says which it is.
+own words or another of these texts, or is a thought that does not name the functions called behind it. Why a
+reasoner hands over to the summarizer (results are there, calls are made, it gives up, no function fits, none
+is needed) the record tells, so the request says which it is.
 """
 
 import json
@@ -220,6 +220,10 @@ def read_texts(answer: str, record: dict, places: dict[str, int]) -> dict[str, s
             faults.append(Fault(fault.kind, f"{quoted(path)} {fault.told}"))
     if faults:
         raise Fault(faults[0].kind, "; ".join(fault.told for fault in faults))
+    own = [texts[path] for path, i in places.items() if task(record, i) != CONFIRM]
+    long = [text for text in own if len(text) > 40]
+    if len(set(long)) < len(long):
+        raise Fault("one text in two places", "the same text stands in two places, wanted one for each")
     return texts
 
 

@@ -202,6 +202,9 @@ FAULTS = {
         GOOD | {CEASE: "get_forecast has told Oslo's weather."},
         GOOD | {SUMMARY: "A concise summary of the observations"},
     ),
+    "one text in two places": (
+        GOOD | dict.fromkeys((CEASE, SUMMARY), "Here get_weather tells that in Bali it is warm."),
+    ),
     "thought without the function's name": (GOOD | {THOUGHT: "The weather in Bali has to be looked up."},),
 }
 CASES = [(kind, answer) for kind, answers in FAULTS.items() for answer in answers]
