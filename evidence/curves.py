@@ -88,7 +88,7 @@ def pyplot():
     try:
         import matplotlib
     except ImportError:
-        wanted = "install it with `pip install matplotlib`"
+        wanted = "install it with `pip install '.[figures]'`"
         raise UserError(
             f"no picture: matplotlib is not installed; {wanted}; the numbers stand above"
         ) from None

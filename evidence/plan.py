@@ -85,7 +85,7 @@ COUNTS = (1, 2, 4, 6, 8)  # Fig. 4: LoRAs of rank 2 without a router, which are 
 
 def plan(study: str, results: dict[str, dict]) -> Iterator[Run]:
     """The runs of a study, as far as they are known. results: those at hand, by the name of the run."""
-    plans = {"tiny": tiny, "smoke": smoke, "smollm2": smollm2}
+    plans = {"tiny": tiny, "smoke": smoke, "smollm2": smollm2, "maths": maths}
     return plans[study](results)
 
 
@@ -138,6 +138,11 @@ def smollm2(results: dict[str, dict]) -> Iterator[Run]:
             if rates[method]:
                 flags = f"{SMOLLM2[method]} --steps {steps}"
                 yield Run("curve", method, flags, rates[method], 1, "test")
+
+
+def maths(results: dict[str, dict]) -> Iterator[Run]:
+    """Table 3: the base alone."""
+    yield Run("Table 3", "base", "", 0, 0, "test")
 
 
 def figure_4(results: dict[str, dict]) -> Iterator[Run]:

@@ -2,6 +2,7 @@
 
     python -m evidence.study tiny                     hours on two cores; goes on where it was stopped
     python -m evidence.study smollm2 --model DIR --single FILE --irrelevant FILE --bfcl PATH
+    python -m evidence.study maths --model DIR --data FILE       Qwen2.5-Coder-1.5B's Instruct sibling, GSM8K
     python -m evidence.study tiny --dry-run           the runs that are missing, and the time they may take
     python -m evidence.study tiny --only "Table 4"    of one table, or of names and methods with this text
     python -m evidence.report                         docs/evidence.md, from the result files alone
@@ -53,11 +54,13 @@ TRAINING = {  # flags of train.py that all runs of a study have
     "smoke": "--steps 3",
     "smollm2": "--dtype bfloat16 --tokens-per-batch 2048 --grad-accum 1 --max-length 1024 --warmup 0.05"
     " --save-every 30 --eval-limit 1",
+    "maths": "",
 }
 EVALUATION = {  # suite of evaluate.py, files of questions, flags
     "tiny": ("roles", ("unseen", "seen"), ""),
     "smoke": ("roles", ("unseen", "seen"), "--limit 2"),
     "smollm2": ("bfcl", ("bfcl",), "--limit 75 --dtype bfloat16 --categories " + " ".join(CATEGORIES)),
+    "maths": ("math", ("maths",), "--limit 100 --python --dtype bfloat16"),
 }
 
 
@@ -66,6 +69,9 @@ def prepare(args: Namespace) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     if args.study == "smollm2":
         prepare_mix(args)
+    elif args.study == "maths":
+        if not (args.model and args.data):
+            raise UserError("maths: got no --model or no --data; wanted the model's folder, GSM8K's file")
     else:
         prepare_tiny(args.study, args.work)
 
@@ -136,7 +142,11 @@ def evaluate_command(one: Run, args: Namespace, questions: str) -> list[str]:
         model, adapter = output, ""
     elif one.method == "base":
         adapter = ""
-    data = args.bfcl if suite == "bfcl" else args.work / f"{questions}.jsonl"
+    data = args.work / f"{questions}.jsonl"
+    if suite == "bfcl":
+        data = args.bfcl
+    elif suite == "math":
+        data = args.data
     files = ["--data", str(data), "--output", str(output / f"{questions}.jsonl"), "--adapter", adapter]
     if model:
         files += ["--model", str(model)]
@@ -262,7 +272,7 @@ def condensed(path: Path) -> dict:
 
 
 def verdicts(path: Path) -> dict:
-    """Of a result file of `evaluate.py bfcl`: for each category, which questions are right; None: not run."""
+    """Of a result file of bfcl or math: for each category, which questions are right; None: not run."""
     found: dict[str, list[bool | None]] = {}
     for line in map(json.loads, path.read_text("utf-8").splitlines()[1:]):
         found.setdefault(line["category"], []).append(line["valid"])
@@ -332,14 +342,17 @@ def main(argv: list[str] | None = None) -> None:
     add("--only", default="", metavar="TEXT", help="runs whose table, method or name holds it")
     add("--jobs", type=number(int, 1), default=2, metavar="N", help="runs at once; they share the cores")
     add("--work", type=Path, default=ROOT / "runs" / "evidence", metavar="DIR", help="for what passes")
-    add("--model", type=Path, metavar="DIR", help="smollm2: folder of SmolLM2-135M-Instruct")
+    models = "smollm2: folder of SmolLM2-135M-Instruct; maths: of Qwen2.5-Coder-1.5B-Instruct"
+    add("--model", type=Path, metavar="DIR", help=models)
     add("--single", type=Path, metavar="FILE", help="smollm2: trajectories with calls, JSON Lines")
     add("--irrelevant", type=Path, metavar="FILE", help="smollm2: trajectories for which no function fits")
     add("--bfcl", metavar="PATH", help="smollm2: folder with BFCL's questions")
+    add("--data", type=Path, metavar="FILE", help="maths: GSM8K's test file, JSON Lines")
     add("--dry-run", action="store_true", help="say what is missing and run nothing")
     args = parser.parse_args(argv)
     args.work = args.work.resolve() / args.study
     args.model = args.model and args.model.resolve()
+    args.data = args.data and args.data.resolve()
     if args.dry_run:
         return tell(args)
     prepare(args)

@@ -2,9 +2,9 @@
 
 Records are data from elsewhere. They are shown to the model as JSON, one object a line: no text in them ends
 its string, so none can pose as part of the request, nor as a frame of the model's own chat format. An answer
-is one JSON value and is held against what was asked for; where it fails, the model is told why, is shown an
-example of what is wanted, and is asked again with some temperature (at 0 many models repeat themselves),
-three times in all. Then the row is refused.
+is one JSON value and is held against what was asked for; where it fails, the model is asked the same again,
+with what was wrong and an example of what is wanted, and with some temperature; three times in all. Then the
+row is refused. The failed answer itself is not shown: small models copy it, whatever they are told.
 """
 
 import contextlib
@@ -33,25 +33,24 @@ class Fault(ValueError):
 def consult(
     ask: Ask, messages: list[Message], read: Callable[[str], Answer], stage: str, example: str
 ) -> Answer:
-    """What `read` makes of the answer; where it raises Fault, the model hears of it and answers again.
+    """What `read` makes of the answer; where it raises Fault, the model is asked again and told why.
 
     example: an answer of the right form, to another question. Raises Refused after ATTEMPTS answers, and what
     `ask` raises.
     """
-    temperature = 0.0
+    asked, faults, temperature = messages, [], 0.0
     for _ in range(ATTEMPTS):
-        answer = ask(messages, temperature)
+        answer = ask(asked, temperature)
         try:
             return read(answer)
         except Fault as error:
             fault = error
         if isinstance(answer, CutOff):  # the next would be cut, too
             raise Refused(f"{stage}: answer cut off at --max-tokens", fault.told)
-        again = (
-            f"This cannot be used: {fault.told}. An answer to another question would be, for example:\n"
-            f"{example}\nAnswer again, with the whole answer to this one and nothing else."
-        )
-        messages = [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": again}]
+        faults.append(f"An earlier answer could not be used: {fault.told}.")
+        wanted = f"An answer to another question would be, for example:\n{example}"
+        content = "\n".join([messages[-1]["content"], "", *faults, wanted])
+        asked = [*messages[:-1], messages[-1] | {"content": content}]
         temperature = AGAIN
     raise Refused(f"{stage}: {fault.kind}", fault.told)
 
@@ -156,7 +155,15 @@ def words_of(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower()))
 
 
+def runs_of(text: str) -> set[tuple[str, ...]]:
+    """Its runs of ten words, in small letters."""
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + 10]) for i in range(len(words) - 9)}
+
+
 def is_parroted(text: str, instruction: str) -> bool:
-    """Whether a text only says an instruction's words again: four in five of its words, of four or more."""
+    """Whether a text says an instruction's words again: four in five of its words, or ten in their order."""
+    if runs_of(text) & runs_of(instruction):
+        return True
     words = words_of(text)
     return len(words) > 3 and len(words & words_of(instruction)) >= 0.8 * len(words)

@@ -8,9 +8,9 @@ The prompts say what Fig. 6 (function calling) and Fig. 7 (maths) say, each rule
 What executors do comes from the data, so Fig. 6's rules for them are not used. Decisions, where the paper is
 silent: one request fills all missing texts of a record, so that they fit each other. A text is a fault that
 gives away what is observed only later, could be taken for a turn, a call or a frame, repeats the request's
-own words, or is a thought that does not name the functions called behind it. Why a reasoner hands over to the
-summarizer (all is done, it gives up, no function fits, none is needed) the record tells, so the request says
-which it is.
+own words or another of these texts, or is a thought that does not name the functions called behind it. Why a
+reasoner hands over to the summarizer (results are there, calls are made, it gives up, no function fits, none
+is needed) the record tells, so the request says which it is.
 """
 
 import json
@@ -27,6 +27,7 @@ from stages.edits import PATH, source_of
 from stages.process import Results
 from tools.endpoint import Ask, Message
 
+FORM_OF_CALLS = [{"name": "...", "arguments": {"...": "..."}}]
 LONGEST = 1500  # characters of a completed text; the prompt asks for some 100 words
 COMPLETE = f"""\
 You write what is missing from the record of an agent; language models will be trained on it. Three roles \
@@ -52,6 +53,10 @@ THINK = (
 ENOUGH = (
     "a thought: the executor has completed the task. Tell which of its calls settled what the user wants, "
     "and that the summarizer is to give the executor's results; do not answer the query"
+)
+CALLED = (
+    "a thought: the calls that the query needs are made, and no result has come yet. Tell why these "
+    "functions cover what the user wants, and that the summarizer is to look over the calls; tell no result"
 )
 GIVE_UP = (
     "a thought: the query cannot be solved after these attempts. Tell what was tried, what failed, and that "
@@ -93,6 +98,10 @@ EXAMPLES = {
         "to be called with Oslo and tomorrow's date."
     ),
     ENOUGH: "get_forecast has told Oslo's weather, and the user asked for no more. The summarizer can go on.",
+    CALLED: (
+        "get_forecast was called for Oslo and tomorrow's date, which is all that was asked for. What remains "
+        "is to check it, so the summarizer follows."
+    ),
     GIVE_UP: "get_forecast failed for Oslo twice, also with another date. No other way is left, so it ends.",
     NONE_FITS: "A taxi is to be ordered, which takes a booking function. These here only know the weather.",
     NO_CALL: "The user has named no city, and get_forecast cannot do without one. So the reply asks for it.",
@@ -153,7 +162,9 @@ def request(record: dict, places: dict[str, int]) -> list[Message]:
     for i in places.values():
         turns[i] = turns[i] | {"content": None}
     wanted = [f"{n}. {quoted(path)}: {task(record, i)}." for n, (path, i) in enumerate(places.items(), 1)]
-    form = "Answer with one JSON object and nothing else: exactly these keys, each text as a string."
+    kinds = {path: task(record, i) for path, i in places.items()}
+    form = {path: FORM_OF_CALLS if kind == CONFIRM else "..." for path, kind in kinds.items()}
+    form = f"Answer with one JSON object and nothing else, of this form: {quoted(form)}"
     asked = ["The record:", shown(record, turns), "", "Write, in place of null:", *wanted, "", form]
     system = COMPLETE % ACTS[data.domain_of(record) == "math"]
     return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(asked)}]
@@ -186,7 +197,7 @@ def why_summarizer(turns: list[dict], i: int) -> str:
     if before[-1]["role"] == "observation" and is_error(before[-1]["content"]):
         return GIVE_UP
     if any(turn["role"] == "executor" for turn in before):
-        return ENOUGH
+        return ENOUGH if any(turn["role"] == "observation" for turn in before) else CALLED
     return NO_CALL if turns[i + 1]["content"] else NONE_FITS
 
 
@@ -209,6 +220,10 @@ def read_texts(answer: str, record: dict, places: dict[str, int]) -> dict[str, s
             faults.append(Fault(fault.kind, f"{quoted(path)} {fault.told}"))
     if faults:
         raise Fault(faults[0].kind, "; ".join(fault.told for fault in faults))
+    own = [texts[path] for path, i in places.items() if task(record, i) != CONFIRM]
+    long = [text for text in own if len(text) > 40]
+    if len(set(long)) < len(long):
+        raise Fault("one text in two places", "the same text stands in two places, wanted one for each")
     return texts
 
 
@@ -230,7 +245,7 @@ def check_text(text: Any, record: dict, i: int) -> str:
     if not isinstance(text, str):
         raise Fault("no text", f"is {quoted(text)[:60]}, wanted a string")
     text = text.strip()
-    if not text:
+    if not re.search(r"\w", text):
         raise Fault("empty text", "is empty")
     if len(text) > LONGEST:
         raise Fault("text too long", f"has {len(text)} characters, wanted at most {LONGEST}")
@@ -260,14 +275,17 @@ def check_own_words(text: str, instruction: str) -> None:
 
 
 def check_names(text: str, record: dict, i: int) -> None:
-    """Raises Fault where a thought does not name a function on offer that is called behind it."""
+    """Raises Fault where a thought does not name a function on offer that is called behind it.
+
+    Of a name with dots, Shop.Delivery.order, the last part is enough.
+    """
     turns = record["trajectory"]
     if turns[i]["role"] != "reasoner" or turns[i]["next"] != "executor":
         return
     offered = {tool["name"] for tool in record.get("tools", [])}
     for call in turns[i + 1].get("calls", []):
         name = call["name"]
-        if name in offered and letters_of(name) not in letters_of(text):
+        if name in offered and letters_of(name.split(".")[-1]) not in letters_of(text):
             raise Fault("thought without the function's name", f"does not name {quoted(name)}, which is next")
 
 

@@ -5,9 +5,9 @@ neither prompt nor scale nor bound. Ours: one request for a record, whole number
 the data as for completed ones; --min-overall and --min-step say what is too low. The scores stay in
 source.scores.
 
-The form that the judge is shown holds numbers (with null in their place small models repeat the texts). They
-are low ones, so that a judge who copies them sets the record aside; an answer that is the form itself is
-refused.
+The form that the judge is shown has an N for each score: with null there small models repeat the texts, with
+numbers they copy these. Only who is asked again sees an example with numbers, and an answer with the same
+ones is refused.
 """
 
 from sources.rows import Refused
@@ -30,13 +30,13 @@ nothing, tell no result in advance, and keep short;
 query in a few words."""
 LONGEST_COMMENT = 1000
 REASON = "the main reason, a sentence"  # the comment in the form
-EXAMPLE = "The summary tells a price that was not observed."  # and where it is asked again
+EXAMPLE = "The summary tells a price that was not observed."  # and in the example
 
 
 def judge(record: dict, ask: Ask) -> dict:
     """{"overall": 1..10, "steps": {"trajectory.1.content": 1..10, ...}, "comment": text}. Raises Refused."""
     paths = scored_paths(record)
-    example = quoted(form(paths) | {"comment": EXAMPLE})
+    example = quoted(example_scores(paths) | {"comment": EXAMPLE})
     return consult(ask, request(record), lambda answer: read_scores(answer, paths), "judgement", example)
 
 
@@ -46,18 +46,20 @@ def scored_paths(record: dict) -> list[str]:
     return [f"trajectory.{i}.content" for i, turn in turns if turn["role"] in ("reasoner", "summarizer")]
 
 
-def form(paths: list[str]) -> dict:
-    """An answer to be shown, with low scores."""
-    return {"overall": 3, "steps": {path: 2 + n % 3 for n, path in enumerate(paths)}, "comment": REASON}
+def example_scores(paths: list[str]) -> dict:
+    """Low scores, to be shown to who is asked again."""
+    return {"overall": 3, "steps": {path: 2 + n % 3 for n, path in enumerate(paths)}}
 
 
 def request(record: dict) -> list[Message]:
     """The messages that ask for the scores of a record."""
+    steps = ", ".join(f"{quoted(path)}: N" for path in scored_paths(record))
+    form = f'{{"overall": N, "steps": {{{steps}}}, "comment": {quoted(REASON)}}}'
     wanted = (
-        "Answer with one JSON object and nothing else, of this form. Its numbers are only an example: put "
-        "your own scores, each a number, in their place:"
+        "Answer with one JSON object and nothing else, of this form, in which each N is a score of your own, "
+        "a whole number from 1 to 10:"
     )
-    asked = f"The record:\n{shown(record)}\n\n{wanted}\n{quoted(form(scored_paths(record)))}"
+    asked = f"The record:\n{shown(record)}\n\n{wanted}\n{form}"
     return [{"role": "system", "content": JUDGE}, {"role": "user", "content": asked}]
 
 
@@ -79,8 +81,9 @@ def read_scores(answer: str, paths: list[str]) -> dict:
             raise Fault("no score from 1 to 10", f"{quoted(name)} is {quoted(score)[:60]}, {wanted}")
     if not isinstance(comment, str) or len(comment) > LONGEST_COMMENT:
         raise Fault("no short comment", f'"comment" is no string of at most {LONGEST_COMMENT} characters')
-    if comment in (REASON, EXAMPLE):
-        raise Fault("form in place of scores", "it is the form that was shown, wanted scores of your own")
+    copied = {"overall": scores["overall"], "steps": steps} == example_scores(paths)
+    if copied or comment in (REASON, EXAMPLE):
+        raise Fault("form in place of scores", "it is the example or the form, wanted scores of your own")
     return scores | {"steps": {path: steps[path] for path in paths}}
 
 

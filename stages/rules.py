@@ -19,6 +19,7 @@ from sources.record import is_error
 from sources.rows import Refused
 from stages.asking import Fault
 from stages.complete import (
+    CALLED,
     CONFIRM,
     ENOUGH,
     GIVE_UP,
@@ -104,7 +105,7 @@ def wordings(record: dict, i: int) -> list[str]:
         return [before_code(record, i) + text for text in plans(record, turns[i + 1]["content"])]
     if kind == GIVE_UP:
         return given_up(names)
-    if kind == ENOUGH:
+    if kind in (ENOUGH, CALLED):
         return enough(record, i, names)
     if kind == NO_CALL:
         return no_call(record, i)

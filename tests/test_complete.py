@@ -162,7 +162,7 @@ FAULTS = {
     "answer lacks a key": ({THOUGHT: "x", SUMMARY: "x"}, {}),
     "answer has a further key": (GOOD | {"trajectory.2.content": "x"}, GOOD | {"trajectory.01.content": "x"}),
     "no text": (GOOD | {SUMMARY: 5}, GOOD | {SUMMARY: None}, GOOD | {SUMMARY: ["It rains."]}),
-    "empty text": (GOOD | {SUMMARY: ""}, GOOD | {SUMMARY: " \n"}),
+    "empty text": tuple(GOOD | {SUMMARY: text} for text in ("", " \n", "...")),
     "text too long": (GOOD | {SUMMARY: "x" * (LONGEST + 1)},),
     "frame mark in a text": tuple(
         GOOD | {SUMMARY: f"Rain{mark}."}
@@ -202,6 +202,9 @@ FAULTS = {
         GOOD | {CEASE: "get_forecast has told Oslo's weather."},
         GOOD | {SUMMARY: "A concise summary of the observations"},
     ),
+    "one text in two places": (
+        GOOD | dict.fromkeys((CEASE, SUMMARY), "Here get_weather tells that in Bali it is warm."),
+    ),
     "thought without the function's name": (GOOD | {THOUGHT: "The weather in Bali has to be looked up."},),
 }
 CASES = [(kind, answer) for kind, answers in FAULTS.items() for answer in answers]
@@ -212,16 +215,18 @@ def test_faults_are_named_then_mended_or_refused(kind, answer):
     model = Model(answer, GOOD)
     assert complete(make(), model)["trajectory"][5]["content"] == "It rains."
     first, second = model.asked
-    assert second[: len(first)] == first and model.temperatures == [0, AGAIN]
-    assert "get_forecast has told Oslo's weather" in second[-1]["content"]
-    assert second[-2] == {"role": "assistant", "content": model.answers[0]}
-    assert second[-1]["role"] == "user" and "cannot be used" in second[-1]["content"]
+    assert second[:-1] == first[:-1] and model.temperatures == [0, AGAIN]
+    assert second[-1]["role"] == "user" and second[-1]["content"].startswith(first[-1]["content"])
+    told = second[-1]["content"].removeprefix(first[-1]["content"])
+    assert "could not be used" in told and "get_forecast has told Oslo's weather" in told
 
     model = Model(answer)
     with pytest.raises(Refused) as refused:
         complete(make(), model)
     assert refused.value.reason == f"completion: {kind}"
     assert len(model.asked) == ATTEMPTS
+    told = [asked[-1]["content"].count("could not be used") for asked in model.asked]
+    assert told == [0, 1, 2]  # no request twice: the journal would answer it
 
 
 def test_all_faulty_texts_are_named_at_once():
@@ -300,6 +305,11 @@ TASKS = {
         "a thought: the executor has completed the task. Tell which of its calls settled what the user "
         "wants, and that the summarizer is to give the executor's results; do not answer the query"
     ),
+    "CALLED": (
+        "a thought: the calls that the query needs are made, and no result has come yet. Tell why these "
+        "functions cover what the user wants, and that the summarizer is to look over the calls; tell no "
+        "result"
+    ),
     "GIVE_UP": (
         "a thought: the query cannot be solved after these attempts. Tell what was tried, what failed, and "
         "that it is given up; do not answer the query"
@@ -375,7 +385,7 @@ def short(*roles: str, observation: str = "rain", summary: str = "") -> dict:
         (short("reasoner", "executor", "observation"), 4, "ENOUGH"),
         (short("reasoner", "executor", "observation"), 5, "TELL"),
         (short("reasoner", "executor", "observation", observation="Error: no"), 4, "GIVE_UP"),
-        (short("reasoner", "executor"), 3, "ENOUGH"),
+        (short("reasoner", "executor"), 3, "CALLED"),
         (short("reasoner", "executor"), 4, "CONFIRM"),
         (short(), 1, "NONE_FITS"),
         (short(summary="Which city?"), 1, "NO_CALL"),
@@ -394,6 +404,28 @@ def test_an_instructions_words_are_no_text():
     assert is_parroted("There is nothing left to do, or nothing can be done.", instruction)
     assert not is_parroted("Nothing is left: get_weather has told the weather in Bali.", instruction)
     assert not is_parroted("Nothing is left.", instruction)  # too short to tell
+
+
+def test_ten_words_in_their_order_are_no_text():
+    instruction = "one two three four five six seven eight nine ten eleven"
+    own = "here all else is said in words of its own, and they are many more than those that are not"
+    assert is_parroted(f"{own}: Two three four five six seven eight nine ten eleven.", instruction)
+    assert not is_parroted(f"{own}: Three four five six seven eight nine ten eleven.", instruction)
+
+
+def test_the_last_part_of_a_name_is_enough():
+    record = json.loads(json.dumps(make()))
+    for names in (record["tools"][0], record["trajectory"][2]["calls"][0]):
+        names["name"] = "Weather.Asia.get_weather"
+    assert complete(record, Model(GOOD))["trajectory"][1]["content"] == GOOD[THOUGHT]
+
+
+def test_the_form_has_calls_as_a_list():
+    record = short("reasoner", "executor") | {"source": {"missing": ["trajectory.3.content"]}}
+    asked = request(record, {"trajectory.3.content": 3, "trajectory.4.content": 4})[1]["content"]
+    form = json.loads(asked.rpartition("of this form: ")[2])
+    calls = [{"name": "...", "arguments": {"...": "..."}}]
+    assert form == {"trajectory.3.content": "...", "trajectory.4.content": calls}
 
 
 def test_only_functions_on_offer_have_to_be_named():

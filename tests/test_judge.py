@@ -10,18 +10,22 @@ from stages.asking import AGAIN
 from stages.judge import judge, too_low
 
 SCORES = {"overall": 8, "steps": {THOUGHT: 7, CEASE: 9, SUMMARY: 10}, "comment": "Good."}
-FORM = {"overall": 3, "steps": {THOUGHT: 2, CEASE: 3, SUMMARY: 4}}
-FORM |= {"comment": "the main reason, a sentence"}
+EXAMPLE = {"overall": 3, "steps": {THOUGHT: 2, CEASE: 3, SUMMARY: 4}}
+COMMENTS = ("the main reason, a sentence", "The summary tells a price that was not observed.")
 
 
 def test_judge():
     model = Model("```json\n" + json.dumps(SCORES) + "\n```")
     assert judge(make(missing=()), model) == SCORES
     *_, wanted, form = model.asked[0][1]["content"].split("\n")
-    assert json.loads(form) == FORM
+    assert json.loads(form.replace("N", "7")) == {
+        "overall": 7,
+        "steps": {THOUGHT: 7, CEASE: 7, SUMMARY: 7},
+        "comment": COMMENTS[0],
+    }
     assert wanted == (
-        "Answer with one JSON object and nothing else, of this form. Its numbers are only an example: put "
-        "your own scores, each a number, in their place:"
+        "Answer with one JSON object and nothing else, of this form, in which each N is a score of your own, "
+        "a whole number from 1 to 10:"
     )
 
 
@@ -38,8 +42,8 @@ BAD_SCORES = {
     )
     + (SCORES | {"steps": SCORES["steps"] | {CEASE: "9"}},),
     "form in place of scores": (
-        FORM,
-        FORM | {"comment": "The summary tells a price that was not observed."},
+        EXAMPLE | {"comment": "Mine."},
+        *(SCORES | {"comment": comment} for comment in COMMENTS),
     ),
     "no short comment": (SCORES | {"comment": None}, SCORES | {"comment": "x" * 1001}),
 }
@@ -55,11 +59,7 @@ def test_judge_faults(kind, answer):
     assert refused.value.reason == f"judgement: {kind}"
 
 
-def test_who_copies_the_forms_numbers_sets_the_record_aside():
-    assert too_low(FORM, 7, 6) == "overall score under 7"
-
-
-def test_asked_again_with_another_form_and_warmly():
+def test_asked_again_with_an_example_and_warmly():
     model = Model("8/10", SCORES)
     judge(make(missing=()), model)
     assert model.temperatures == [0, AGAIN]

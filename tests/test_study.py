@@ -107,6 +107,16 @@ def test_the_commands_of_a_real_model(tmp_path):
     assert study.train_command(adapter, args)[-1] == "--resume"
 
 
+def test_the_commands_of_maths(tmp_path):
+    args = Namespace(study="maths", work=tmp_path, model=tmp_path / "base", data=tmp_path / "test.jsonl")
+    (base,) = plan.maths({})
+    command = study.evaluate_command(base, args, "maths")
+    assert command[2:5] == ["math", "--data", str(args.data)] and "--python" in command
+    assert command[command.index("--adapter") + 1] == "" and command[command.index("--limit") + 1] == "100"
+    with pytest.raises(UserError, match="--data"):
+        study.prepare(Namespace(**vars(args) | {"data": None}))
+
+
 def test_the_mix_has_development_records_apart(tmp_path):
     lines = (study.ROOT / "bfcl.jsonl").read_bytes().splitlines(keepends=True)
     for name, chosen in (("single", lines[:200]), ("irrelevant", lines[200:220])):
