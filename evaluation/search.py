@@ -30,7 +30,7 @@ import torch
 
 from agent import Episode
 from sources.toolbench import FINISH, GIVE_UP, SEARCH_PROMPT
-from tools.mock import as_json
+from tools.mock import observation_of
 
 WIDTH = 2  # children of a node
 MAX_QUERIES = 200  # messages of a search; the last one is thrown away, as published
@@ -244,10 +244,7 @@ class Roles:
             calls = [finish(act["content"])]
         else:
             calls = self._execute(act, fault)
-            observations = [call.observation for call in calls]
-            together = observations[0]
-            if len(calls) > 1:
-                together = f"[{', '.join(map(as_json, observations))}]"
+            together = observation_of([call.observation for call in calls])
             episode.follow([{"role": "observation", "content": together}])
         return Message(thought["content"] or None, calls)
 

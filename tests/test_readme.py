@@ -165,8 +165,9 @@ BENCHMARKS = "layer train_step memory decode tokenise scale serve pipeline gpu p
 PROGRAMS = ["train.py", "agent.py", "serve.py", "python -m tiny.sample", "python -m tiny.pretrain"]
 PROGRAMS += [f"pipeline.py {name}" for name in STAGES] + [f"evaluate.py {name}" for name in SUITES]
 PROGRAMS += [f"python -m benchmarks.{name}" for name in BENCHMARKS]
-OTHERS = {"--no-deps", "--nproc-per-node", "--nnodes", "--rdzv-endpoint", "--rdzv-backend", "--durations"}
-# of pip, torchrun, pytest
+OTHERS = {"--no-deps", "--durations", "--nproc-per-node", "--nnodes", "--rdzv-endpoint", "--rdzv-backend"}
+OTHERS |= {"--dev", "--dev-bind", "--tmpfs", "--run-ids", "--partial-eval", "--agent-llm"}
+# of pip, pytest, torchrun, bwrap, BFCL's command, tau2-bench
 
 
 @cache

@@ -30,7 +30,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cli import UserError, append, exclusive, open_file, parse_object
-from tools.endpoint import LARGEST, TOO_LARGE, HangUp, Transient, decompressed, http_library, is_local
+from tools.connection import LARGEST, TOO_LARGE, HangUp, Transient, decompressed, http_library, is_local
 
 LONGEST = 1024  # characters of an observation
 TIMEOUT, UNREADABLE = 5, 12  # codes: late, no answer
