@@ -141,7 +141,7 @@ def too_long(got: str, model: Transformer) -> Refusal:
 class Endpoint(Server):
     """What all connections share: the model, its passes, the flags."""
 
-    requests = without_thoughts = busy = 0
+    requests = without_thoughts = 0
 
     def __init__(self, model: Transformer, frame: Frame, passes: Passes, args: Namespace):
         self.model, self.frame, self.passes, self.args = model, frame, passes, args
@@ -189,18 +189,17 @@ class Routes(Handler):
         self.reply({"object": "list", "data": [model | {"owned_by": "moragent"}]})
 
     def chat(self) -> None:
-        with self.server.count("busy", 1):
-            try:
-                self.complete()
-            except Full:
-                raise Refusal("the queue is full; try again", status=503, after=1) from None
-            except Closed:
-                raise Refusal("the server is about to stop", status=503, after=10) from None
-            except (Refusal, ConnectionError, TimeoutError):
-                raise
-            except Exception:
-                traceback.print_exc()
-                raise Refusal("the server failed; its own output says how", status=500) from None
+        try:
+            self.complete()
+        except Full:
+            raise Refusal("the queue is full; try again", status=503, after=1) from None
+        except Closed:
+            raise Refusal("the server is about to stop", status=503, after=10) from None
+        except (Refusal, ConnectionError, TimeoutError):
+            raise
+        except Exception:
+            traceback.print_exc()
+            raise Refusal("the server failed; its own output says how", status=500) from None
 
     def complete(self) -> None:
         server = self.server

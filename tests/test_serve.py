@@ -168,10 +168,10 @@ def test_turns_without_thoughts_are_counted(server):
 def test_many_at_once_say_what_each_says_alone(model, frame):
     """With the model itself: whatever shares a pass, and whichever caches are used again."""
     bodies = []
-    for i in range(12):
+    for i in range(10):
         question = {"role": "user", "content": f"Weather in {'Bali ' * (i % 4 + 1)}, {i // 2}?"}
         sampled = {"temperature": 0.8, "seed": i} if i % 3 == 0 else {}
-        bodies.append({"messages": [question], "tools": ASKED["tools"], "max_tokens": 20 + i, **sampled})
+        bodies.append({"messages": [question], "tools": ASKED["tools"], "max_tokens": 12 + i, **sampled})
     with live(model, frame, flags="--batch 1") as server:
         alone = [said(server.ask(body)) for body in bodies]
     assert len(set(map(str, alone))) > 6, "they differ"
