@@ -5,6 +5,7 @@ The naive twin is agent.Episode: it plays alone, what goes over HTTP comes from 
 
 import base64
 import colorsys
+import gc
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -951,6 +953,25 @@ def test_a_connection_serves_several_requests(server):
         connection.request("POST", "/v1/chat/completions", json.dumps(ASKED))
         assert json.loads(connection.getresponse().read())["choices"]
     connection.close()
+
+
+def test_an_answered_episode_leaves_memory_at_once(server, monkeypatch):
+    """Its cache is large, and a garbage collection may be far off."""
+    alive = weakref.WeakSet()
+
+    def watched(*args, **options) -> Episode:
+        episode = Episode(*args, **options)
+        alive.add(episode)
+        return episode
+
+    monkeypatch.setattr(serve, "Episode", watched)
+    gc.collect()
+    gc.disable()
+    try:
+        assert server.ask(ASKED)[0] == 200 and server.stream(ASKED) and idle(server)
+        assert not alive
+    finally:
+        gc.enable()
 
 
 def test_load(model, frame):
