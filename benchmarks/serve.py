@@ -212,7 +212,9 @@ def under_load(args: argparse.Namespace, records: list[dict]) -> str:
     rows = [["outcome", "requests"], *([name, f"{n:,}"] for name, n in sorted(outcomes.items()))]
     right = Counter(map(kind_of, range(args.requests)))
     text = layout(rows)
-    text += f"{args.clients} clients, {seconds:.0f} s; memory {before} MiB before, {max(memory)} at most\n"
+    tenth = len(memory) // 10
+    most = ", ".join(str(max(memory[i : i + tenth])) for i in range(0, 10 * tenth, tenth))
+    text += f"{args.clients} clients, {seconds:.0f} s; MiB before {before}, at most in each tenth {most}\n"
     text += f"Ctrl-C: exit code {code} after {ending:.1f} s\n"
     if outcomes != right or code != 130:
         raise UserError(f"not as wanted: {text}")

@@ -78,7 +78,7 @@ class Passes:
         self.model, self.keep, self.advance = model, keep, advance
         self.places, self.most, self.lock = Semaphore(size), size + queue, Lock()
         self.inside = self.speaking = self.tokens = 0
-        self.kept: list[Kept] = []  # the one that was used last is the last
+        self.kept: list[Kept] = []  # the newest is the last
         self.events: SimpleQueue[Waiting | None] = SimpleQueue()
         self.closed = Event()
         self.thread = Thread(target=self._run, daemon=True)
@@ -144,8 +144,7 @@ class Passes:
             length = max(common, default=0)
             if not length:
                 return cache
-            kept = self.kept.pop(common.index(length))
-            self.kept.append(kept)
+            kept = self.kept[common.index(length)]
         if kept.cache.long == config.uses_long_factor(len(ids)):  # else its keys were turned by another table
             cache.layers = [layer[..., :length, :].clone() for layer in kept.cache.layers]
             cache.length, cache.long = length, kept.cache.long

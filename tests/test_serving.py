@@ -42,7 +42,7 @@ def speech(passes: Passes, ids: list[int], roles: list[int], count: int) -> list
 
 def test_many_at_once_are_as_one_alone(model, frame):
     """Whatever is reused, also after the history of guesses was forgotten."""
-    prompts = [prompt(frame, f"Weather in {'Bali ' * (i % 5 + 1)}?") for i in range(24)]
+    prompts = [prompt(frame, f"Weather in {'Bali ' * (i % 5 + 1)}?") for i in range(12)]
     alone = [
         list(generate(model, ids, role_ids=roles, role=1, max_new_tokens=10 + i))
         for i, (ids, roles) in enumerate(prompts)

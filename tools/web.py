@@ -38,7 +38,7 @@ class Server(ThreadingMixIn, TCPServer):
 
     def __init__(self, host: str, port: int, handler: type, key: str = ""):
         self.key, self.lock = key, Lock()
-        self.connections = self.bodies = 0
+        self.connections = self.busy = self.bodies = 0  # busy: requests that are being answered
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), handler)
@@ -113,6 +113,12 @@ class Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def do_GET(self) -> None:
+        with self.server.count("busy", 1):
+            self.answer_or_refuse()
+
+    do_POST = do_GET
+
+    def answer_or_refuse(self) -> None:
         self.events, self.left = None, self.length()
         try:
             self.check_client()
@@ -125,8 +131,6 @@ class Handler(BaseHTTPRequestHandler):
                 self.refuse(refusal)
         except ConnectionError:
             self.close_connection = True
-
-    do_POST = do_GET
 
     # ---- what comes ----
 
