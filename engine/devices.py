@@ -49,6 +49,7 @@ class Processes:
 
     rank: int = 0
     size: int = 1
+    local_rank: int | None = None  # among those of its node; None: all are on one
 
     def sum(self, values: Tensor) -> Tensor:
         """Add up over all processes, in place."""
@@ -66,20 +67,21 @@ class Processes:
 
     @contextmanager
     def first_alone(self, wanted: bool = True) -> Iterator[None]:
-        """The first process goes through the block before all others, if that is wanted.
+        """The first process of each node goes through the block before all others, if that is wanted.
 
         It lets them go after a fault too, which they then find for themselves.
         """
+        first = (self.rank if self.local_rank is None else self.local_rank) == 0
         if not wanted or self.size == 1:
             yield
             return
         group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        if self.rank > 0:
+        if not first:
             dist.barrier(group)
         try:
             yield
         finally:
-            if self.rank == 0:
+            if first:
                 dist.barrier(group)
 
     def end(self) -> None:
@@ -91,7 +93,7 @@ class Processes:
 def start_processes(args: argparse.Namespace) -> tuple[Processes, torch.device]:
     """Choose this process's device and, under torchrun, join the others. Raises UserError."""
     rank, size, local_rank = (variable(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    processes = Processes(rank or 0, size or 1)
+    processes = Processes(rank or 0, size or 1, local_rank)
     if args.grad_accum < processes.size:
         got = f"got {args.grad_accum} micro-batches for {processes.size} processes"
         raise UserError(f"--grad-accum: {got}; wanted one or more for each")

@@ -273,6 +273,26 @@ def hold_parts(base: Path) -> None:
     processes.end()
 
 
+def pass_a_block(folder: Path) -> None:
+    """In each of three processes, of which the second is the first of another node."""
+    rank = int(os.environ["RANK"])
+    dist.init_process_group("gloo")
+    with Processes(rank, 3, local_rank=(0, 0, 1)[rank]).first_alone():
+        (folder / str(rank)).touch()
+        deadline = time.monotonic() + 20
+        while not ((folder / "0").exists() and (folder / "1").exists()):  # these two at once
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert rank == 2 or not (folder / "2").exists()
+        time.sleep(0.1)
+    dist.destroy_process_group()
+
+
+def test_the_first_process_of_each_node_goes_ahead(tmp_path):
+    """Else those of the second node find no cache and all render the data."""
+    in_group(3, tmp_path / "log", pass_a_block, tmp_path)
+
+
 def test_parts_make_a_whole(folders, tmp_path):
     in_group(3, tmp_path / "log", hold_parts, folders[0])
 
