@@ -403,18 +403,12 @@ def load(args: Namespace) -> tuple[Transformer, Frame]:
     frame, prompts = args.frame, args.prompts or ""
     if args.adapter:  # it goes on with the frame and the prompts that it was trained with
         config = load_adapter(model, args.adapter)
-        check_flag("--prompts", prompts, config.prompts, args.adapter)
-        check_flag("--frame", frame, config.frame, args.adapter)
+        if args.prompts not in (None, config.prompts):
+            got = f"--prompts: got {args.prompts}, {args.adapter} was trained with {config.prompts}"
+            raise UserError(f"{got}; leave the flag out")
         frame, prompts = frame or config.frame, config.prompts
     frame = load_frame(folder, frame, prompts)
     return for_inference(model.eval()), frame
-
-
-def check_flag(flag: str, given: str, trained_with: str, adapter: str) -> None:
-    """Raises UserError for another value than the adapter was trained with; "" on either side fits all."""
-    if given and trained_with and given != trained_with:
-        got = f"{flag}: got {given}, {adapter} was trained with {trained_with}"
-        raise UserError(f"{got}; leave the flag out")
 
 
 def converse(start: Callable[[], Episode]) -> None:

@@ -290,6 +290,8 @@ def checkpoint_folder(path_or_id: str | Path) -> Path:
     """The folder itself, or the local snapshot of a hub id, fetched if need be. Raises UserError."""
     text = str(path_or_id)
     if os.path.isdir(text):
+        if os.path.exists(f"{text}/adapter_config.json") and not os.path.exists(f"{text}/config.json"):
+            raise UserError(f"{text}: holds an adapter and no model; wanted the folder of its base model")
         return Path(text)
     if os.path.exists(text) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text, re.ASCII):
         raise UserError(f"{text}: not a folder; wanted a model folder or a hub id like owner/name")

@@ -590,15 +590,9 @@ def test_the_wording_is_the_adapters_and_else_the_flags(folders, tmp_path):
         assert data.role_prompts("bfcl", wanted)[0] in told
 
 
-def test_a_frame_that_the_adapter_does_not_know_is_refused(folders, frame, tmp_path, capsys):
-    model = Transformer.from_pretrained(folders[0])
-    mor.add_mor(model, mor.MoRConfig(rank=2, frame=frame.name))
-    save_adapter(model, tmp_path)
-    argv = ["--query", "?", "--model", str(folders[0]), "--adapter", str(tmp_path)]
-    _, loaded = agent.load(agent.parse_args([*argv, "--frame", frame.name]))
-    assert loaded.name == frame.name
-    got = f"--frame: got phi3, {tmp_path} was trained with {frame.name}; leave the flag out"
-    assert got in refusal(capsys, [*argv, "--frame", "phi3"])
+def test_an_adapter_is_no_base_model(folders, capsys):
+    argv = ["--query", "?", "--model", str(folders[1]), "--adapter", str(folders[1])]
+    assert f"{folders[1]}: holds an adapter and no model" in refusal(capsys, argv)
 
 
 def test_a_whole_model_is_no_adapter(folders, capsys):
