@@ -33,7 +33,7 @@ from model import Transformer
 from tools.messages import Refusal, Reply, Request, message_of, read_request
 from tools.mock import Tools
 from tools.sandbox import Sandbox
-from tools.web import Events, Handler, Server, policy
+from tools.web import Events, Handler, Server, is_local, policy
 
 PAGE = HERE / "serve.html"
 
@@ -52,7 +52,7 @@ class Response:
         self.reply = Reply(request, send, server.args.domain, server.args.thoughts)
         self.left = request.max_tokens or server.args.max_tokens
         self.spoken = self.cached = 0
-        self.episode = self.listen()
+        self.episode: Episode | None = self.listen()
         self.prompt = len(self.episode.ids)
 
     def listen(self) -> Episode:
@@ -94,27 +94,29 @@ class Response:
     def play(self) -> str:
         """Have the roles speak; return the finish reason."""
         episode = self.episode
+        self.episode = None  # it knows us: as long as each holds the other, its cache would stay in memory
         with self.passes.cache(episode.ids, episode.role_ids) as episode.cache:
             self.cached = episode.cache.length
-            limit = self.solve() if self.server.args.python else self.step()
+            limit = self.solve(episode) if self.server.args.python else self.step(episode)
         if self.reply.stopped:
             return "stop"
         if limit:
             return "length"
         return "tool_calls" if self.reply.called else "stop"
 
-    def step(self) -> str | None:
+    def step(self, episode: Episode) -> str | None:
         """Two turns; return the limit that the last one met."""
-        turns, _, limit = self.episode.step(self.request.then)
+        turns, _, limit = episode.step(self.request.then)
         if turns[-1]["role"] == "executor":
             self.reply.execute(turns[-1])
         return limit
 
-    def solve(self) -> str | None:
+    def solve(self, episode: Episode) -> str | None:
         """The whole loop of the domain math; return the limit that it met."""
-        episode, query = self.episode, self.request.turns[-1]
+        query = self.request.turns[-1]
         tokens = len(data.render_turn(query, episode.frame, episode.domain).input_ids)
         episode.back((len(episode.ids) - tokens, len(self.request.turns) - 1))
+        self.cached = episode.cache.length
         with Sandbox(unsafe=self.server.args.unsafe_python) as episode.python:
             status = episode.user(query["content"])
         return status if status in ("max_tokens", "context_full") else None
@@ -140,7 +142,7 @@ def too_long(got: str, model: Transformer) -> Refusal:
 class Endpoint(Server):
     """What all connections share: the model, its passes, the flags."""
 
-    requests = without_thoughts = busy = 0
+    requests = without_thoughts = 0
 
     def __init__(self, model: Transformer, frame: Frame, passes: Passes, args: Namespace):
         self.model, self.frame, self.passes, self.args = model, frame, passes, args
@@ -149,7 +151,7 @@ class Endpoint(Server):
         self.fingerprint = hashlib.sha256(weights).hexdigest()[:16]
         longest = max(map(len, frame.tokenizer.get_vocab()))
         self.most_characters = longest * model.config.max_position_embeddings  # that can ever fit
-        self.page = PAGE.read_bytes()
+        self.page = PAGE.read_text("utf-8")
         super().__init__(args.host, args.port, Routes, args.key)
 
 
@@ -173,9 +175,10 @@ class Routes(Handler):
         return self.path in ("/", "/health")
 
     def page(self) -> None:
-        headers = {"Content-Security-Policy": policy(self.server.page.decode())}
-        headers |= {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-        self.send(self.server.page, "text/html; charset=utf-8", headers=headers)
+        page = self.server.page
+        self.send(
+            page.encode(), "text/html; charset=utf-8", headers={"Content-Security-Policy": policy(page)}
+        )
 
     def health(self) -> None:
         server = self.server
@@ -187,18 +190,17 @@ class Routes(Handler):
         self.reply({"object": "list", "data": [model | {"owned_by": "moragent"}]})
 
     def chat(self) -> None:
-        with self.server.count("busy", 1):
-            try:
-                self.complete()
-            except Full:
-                raise Refusal("the queue is full; try again", status=503, after=1) from None
-            except Closed:
-                raise Refusal("the server is about to stop", status=503, after=10) from None
-            except (Refusal, OSError):
-                raise
-            except Exception:
-                traceback.print_exc()
-                raise Refusal("the server failed; its own output says how", status=500) from None
+        try:
+            self.complete()
+        except Full:
+            raise Refusal("the queue is full; try again", status=503, after=1) from None
+        except Closed:
+            raise Refusal("the server is about to stop", status=503, after=10) from None
+        except (Refusal, ConnectionError, TimeoutError):
+            raise
+        except Exception:
+            traceback.print_exc()
+            raise Refusal("the server failed; its own output says how", status=500) from None
 
     def complete(self) -> None:
         server = self.server
@@ -285,6 +287,8 @@ def parse_args(argv: list[str] | None) -> Namespace:
     add("--python", action="store_true", help="run the executor's Python in a sandbox, for --domain math")
     add("--unsafe-python", action="store_true", help="run it even where bubblewrap is not installed")
     args = parser.parse_args(argv)
+    if not args.key and not is_local(args.host):
+        parser.error(f"--host: got {args.host} and no --key; anybody could use it, so give --key a secret")
     args.python = args.python or args.unsafe_python
     if args.python != (args.domain == "math"):
         parser.error(f"--python: got --domain {args.domain}; wanted both --domain math and --python, or none")

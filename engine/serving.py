@@ -42,7 +42,7 @@ class Waiting:
 
 @dataclass
 class Kept:
-    """A finished sequence. Its cache holds the first tokens of it."""
+    """A finished sequence. Its cache holds the first tokens of it, and nobody changes it any more."""
 
     ids: list[int]
     role_ids: list[int]
@@ -78,7 +78,7 @@ class Passes:
         self.model, self.keep, self.advance = model, keep, advance
         self.places, self.most, self.lock = Semaphore(size), size + queue, Lock()
         self.inside = self.speaking = self.tokens = 0
-        self.kept: list[Kept] = []  # the one that was used last is the last
+        self.kept: list[Kept] = []  # the newest is the last
         self.events: SimpleQueue[Waiting | None] = SimpleQueue()
         self.closed = Event()
         self.thread = Thread(target=self._run, daemon=True)
@@ -119,11 +119,11 @@ class Passes:
 
     @contextmanager
     def cache(self, ids: list[int], role_ids: list[int]) -> Iterator[KVCache]:
-        """The cache of the kept sequence that has most in common with this one, cut to that; or an empty one.
+        """A cache that holds what a kept sequence has in common with this one; no two episodes share it.
 
-        No other episode gets it meanwhile. Afterwards it is kept with the lists, which have grown.
+        Afterwards it is kept with the lists, which have grown, in the place of those that they continue.
         """
-        cache = self._take(ids, role_ids)
+        cache = self._begin(ids, role_ids)
         with self.lock:
             self.speaking += 1
         try:
@@ -132,19 +132,22 @@ class Passes:
             cache.truncate(len(ids))  # an episode that was stopped may have left more
             with self.lock:
                 self.speaking -= 1
-                self.kept = [*self.kept, Kept(ids, role_ids, cache)][-self.keep :]
+                others = [kept for kept in self.kept if kept.common(ids, role_ids) < kept.cache.length]
+                self.kept = [*others, Kept(ids, role_ids, cache)][-self.keep :]
 
-    def _take(self, ids: list[int], role_ids: list[int]) -> KVCache:
+    def _begin(self, ids: list[int], role_ids: list[int]) -> KVCache:
+        """A copy of what is longest in common: another conversation with these tools may want it, too."""
         config, weight = self.model.config, self.model.model.norm.weight
+        cache = KVCache(config, weight.dtype, weight.device)
         with self.lock:
             common = [kept.common(ids, role_ids) for kept in self.kept]
-            if not any(common):
-                return KVCache(config, weight.dtype, weight.device)
-            best = common.index(max(common))
-            cache = self.kept.pop(best).cache
-        cache.truncate(common[best])
-        if cache.long != config.uses_long_factor(len(ids)):
-            cache.truncate(0)  # as generation would: its keys were turned by the other longrope table
+            length = max(common, default=0)
+            if not length:
+                return cache
+            kept = self.kept[common.index(length)]
+        if kept.cache.long == config.uses_long_factor(len(ids)):  # else its keys were turned by another table
+            cache.layers = [layer[..., :length, :].clone() for layer in kept.cache.layers]
+            cache.length, cache.long = length, kept.cache.long
         return cache
 
     def speak(self, model: Transformer, input_ids: list[int], **options) -> Iterator[int]:
@@ -167,11 +170,13 @@ class Passes:
 
     def _run(self) -> None:
         advance = self.advance or partial(next_tokens, history=Drafts())
-        while waiting := self._gather():
+        while not self.closed.is_set():
+            waiting = self._gather()
             if self.tokens > HISTORY and not self.advance:
                 advance, self.tokens = partial(next_tokens, history=Drafts()), 0
             try:
-                advance(self.model, [event.sequence for event in waiting])
+                if not self.closed.is_set():
+                    advance(self.model, [event.sequence for event in waiting])
             except Exception as fault:  # theirs, and not of those that come later
                 for event in waiting:
                     event.fault = fault
@@ -179,9 +184,9 @@ class Passes:
                 event.wake.set()
 
     def _gather(self) -> list[Waiting]:
-        """Whoever waits, once all do or there was no news for a moment; nobody when all is over."""
+        """Whoever waits, once all do or there was no news for a moment."""
         waiting = [self.events.get()]
         with suppress(Empty):
             while None not in waiting and len(waiting) < self.speaking:
                 waiting.append(self.events.get(timeout=PAUSE))
-        return [] if None in waiting or self.closed.is_set() else waiting
+        return [event for event in waiting if event]

@@ -20,7 +20,7 @@ Says = Callable[[str, str], str]  # role, everything so far as text -> what it s
 
 
 class Parrot:
-    """Appends the tokens of given texts, one a pass; the model fills the caches. ids: before each turn."""
+    """Appends the tokens of given texts, 16 a pass; the model fills the caches. ids: before each turn."""
 
     def __init__(self, frame: Frame, says: Says):
         self.frame, self.says, self.ids = frame, says, []
@@ -34,12 +34,14 @@ class Parrot:
                 self.ids.append((before, list(sequence.role_ids)))
             text = self.says(ROLES[sequence.role], self.frame.decode(before))
             wanted = [*self.frame.encode(text), self.frame.end]
-            sequence.extend([wanted[len(said)]], None)
+            sequence.extend(wanted[len(said) :][:16], None)
 
 
 def behind(ids: list[int], header: list[int]) -> list[int]:
     """What stands behind the last header of a kind."""
-    at = max(i for i in range(len(ids) + 1) if ids[:i][-len(header) :] == header)
+    at = len(ids)
+    while ids[at - len(header) : at] != header:
+        at -= 1
     return ids[at:]
 
 

@@ -229,6 +229,7 @@ WRONG = {
     "decode": ("--size", "1"),
     "tokenise": ("--count", "0"),
     "pipeline": ("--data", "rows.json"),
+    "serve": ("--size", "0"),
 }
 
 

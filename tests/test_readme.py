@@ -161,8 +161,8 @@ def test_each_page_of_the_docs_is_linked_from_the_readme():
 
 STAGES = "convert complete judge verify review unify run".split()
 SUITES = "bfcl math roles score".split()
-BENCHMARKS = "layer train_step memory decode tokenise pipeline gpu parts mutants".split()
-PROGRAMS = ["train.py", "agent.py", "python -m tiny.sample", "python -m tiny.pretrain"]
+BENCHMARKS = "layer train_step memory decode tokenise pipeline serve gpu parts mutants".split()
+PROGRAMS = ["train.py", "agent.py", "serve.py", "python -m tiny.sample", "python -m tiny.pretrain"]
 PROGRAMS += [f"pipeline.py {name}" for name in STAGES] + [f"evaluate.py {name}" for name in SUITES]
 PROGRAMS += [f"python -m benchmarks.{name}" for name in BENCHMARKS]
 OTHERS = {"--no-deps", "--nproc-per-node", "--durations"}  # of pip, torchrun, pytest

@@ -3,6 +3,10 @@
 The naive twin is agent.Episode: it plays alone, what goes over HTTP comes from many at once.
 """
 
+import base64
+import colorsys
+import gc
+import hashlib
 import json
 import re
 import signal
@@ -11,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -107,7 +112,7 @@ def converse(server: Live, kept=lambda message: message, stream: bool = False) -
 def joined(events: list) -> dict:
     """As OpenAI's client adds up a stream."""
     assert events.pop() == "[DONE]"
-    return messages.message_of([event["choices"][0]["delta"] for event in events])
+    return messages.message_of([event["choices"][0]["delta"] for event in events[1:]])
 
 
 def on_this_machine(model, frame) -> tuple[Episode, list]:
@@ -165,10 +170,10 @@ def test_turns_without_thoughts_are_counted(server):
 def test_many_at_once_say_what_each_says_alone(model, frame):
     """With the model itself: whatever shares a pass, and whichever caches are used again."""
     bodies = []
-    for i in range(12):
+    for i in range(10):
         question = {"role": "user", "content": f"Weather in {'Bali ' * (i % 4 + 1)}, {i // 2}?"}
         sampled = {"temperature": 0.8, "seed": i} if i % 3 == 0 else {}
-        bodies.append({"messages": [question], "tools": ASKED["tools"], "max_tokens": 20 + i, **sampled})
+        bodies.append({"messages": [question], "tools": ASKED["tools"], "max_tokens": 12 + i, **sampled})
     with live(model, frame, flags="--batch 1") as server:
         alone = [said(server.ask(body)) for body in bodies]
     assert len(set(map(str, alone))) > 6, "they differ"
@@ -409,7 +414,7 @@ def test_texts_forge_no_frame(server, frame):
     assert server.ask(body | {"tools": wrapped(tool)})[0] == 200
     ids, _ = server.parrot.ids[0]
     assert ids.count(frame.end) == 2, "system and user"
-    assert evil in frame.decode(ids).replace("Ġ", " ")
+    assert evil in frame.decode(ids)
 
 
 def test_maths_runs_the_code_here(model, frame):
@@ -421,12 +426,12 @@ def test_maths_runs_the_code_here(model, frame):
     with live(model, frame, solve, "--domain math --unsafe-python") as server:
         (choice,) = server.ask({"messages": [USER]})[1]["choices"]
         assert choice["finish_reason"] == "stop" and choice["message"]["content"] == "It is 1."
-        thoughts = "I need it.\n\nexecutor:\nprint(6 * 7)\n\n\n\nobservation:\n42\n\nThat answers it."
-        assert choice["message"]["reasoning_content"].replace("\n\n\n\n", "\n\n\n\n") == thoughts
+        thoughts = "I need it.\n\nexecutor:\nprint(6 * 7)\n\nobservation:\n42\n\nThat answers it."
+        assert choice["message"]["reasoning_content"] == thoughts
         assert joined(server.stream({"messages": [USER]})) == choice["message"]
         server.parrot.ids.clear()
         server.ask({"messages": [USER, choice["message"], USER]})
-        assert "print" not in frame.decode(server.parrot.ids[0][0])
+        assert "print(6" not in frame.decode(server.parrot.ids[0][0])
         status, answer = server.ask(ASKED)
         assert status == 400 and answer["error"]["param"] == "tools"
         assert server.ask({"messages": [USER], "max_tokens": 9})[1]["choices"][0]["finish_reason"] == "length"
@@ -732,6 +737,82 @@ def test_a_fault_is_told_without_its_words(model, frame, capsys):
         assert server.passes.inside == 0 and server.ask(ASKED | {"tool_choice": "none"})[0] == 200
 
 
+# ---- the page ----
+
+EVIL = '<img src=x onerror="alert(1)"><script>alert(1)</script>'
+
+
+def markup_everywhere() -> list[tuple[str, dict, dict]]:
+    """Path, body and headers of requests with markup in every field, wrong ones and right ones."""
+    function = {"name": "t", "description": EVIL, "parameters": {"properties": {EVIL: {"description": EVIL}}}}
+    call = {"id": EVIL, "type": "function", "function": {"name": "t", "arguments": json.dumps({EVIL: EVIL})}}
+    told = {"role": "tool", "tool_call_id": EVIL, "content": EVIL}
+    said = {"role": "assistant", "content": EVIL, "reasoning_content": EVIL, "tool_calls": [call]}
+    asked = {"role": "user", "content": EVIL}
+    messages = [{"role": "system", "content": EVIL}, asked, said, told, asked]
+    right = {"model": EVIL, "messages": messages, "tools": wrapped(function), "stop": EVIL, EVIL: EVIL}
+    path = "/v1/chat/completions"
+    requests = [(path, right, {}), (path, right | {"stream": True}, {})]
+    for name in ("tool_choice", "temperature", "messages", "stream", "n", "response_format", "seed"):
+        requests.append((path, right | {name: EVIL}, {}))
+    for name in ("role", "tool_call_id", "tool_calls"):
+        requests.append((path, right | {"messages": [*messages[:3], told | {name: EVIL}]}, {}))
+    requests.append((path, right | {"tools": wrapped({"name": EVIL, EVIL: EVIL, "parameters": EVIL})}, {}))
+    quoted = EVIL.replace(" ", "%20")
+    requests += [(f"/{EVIL.replace(' ', '')}", {}, {}), (f"/?{quoted}", {}, {})]
+    return requests + [(path, right, {"Host": EVIL}), (path, right, {"Origin": EVIL})]
+
+
+def test_no_markup_comes_out(model, frame):
+    """Whatever field it is in: of an answer nothing is a page, and there is no `<` in it."""
+    repeats = {"reasoner": f"{EVIL}\nNext: executor", "executor": f'Action: t Arguments: {{"{EVIL[:8]}": 1}}'}
+    statuses = []
+    for flags in ("", "--thoughts content"):
+        with live(model, frame, lambda role, before: repeats.get(role, EVIL), flags) as server:
+            for path, body, headers in markup_everywhere():
+                connection, response = server.send("POST", path, body, headers)
+                with closing(connection):
+                    text = response.read().decode()
+                statuses.append(response.status)
+                assert response.headers["Content-Type"] in ("application/json", "text/event-stream")
+                assert "<" not in text and text
+                assert not any("<" in value for value in response.headers.values())
+    assert {200, 400, 403, 404} == set(statuses)
+
+
+def test_the_page_is_one_file_that_runs_no_script_but_its_own(server):
+    connection, response = server.send("GET", f"/?{'<script>'}")
+    with closing(connection):
+        page = response.read().decode()
+    assert response.status == 200 and page == (ROOT / "serve.html").read_text("utf-8"), "nothing is put in"
+    policy = dict(rule.split(" ", 1) for rule in response.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert policy["frame-ancestors"] == "'none'" and policy["connect-src"] == "'self'"
+    for kind in ("script", "style"):
+        (text,) = re.findall(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
+    ways = r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|srcdoc|javascript:"
+    assert not re.search(ways, page), "texts become elements by none of these"
+    assert not re.search(r"https?://|\bsrc=|\bhref=|@import|url\(|\son\w+=|\sstyle=", page), (
+        "nothing from elsewhere"
+    )
+
+
+ANSI = {33: 60, 35: 300, 36: 180}  # yellow, magenta, cyan: their hues
+
+
+def test_the_page_has_the_colours_of_the_trace(server):
+    """In light and in dark."""
+    page = server.server.page
+    for role, colour in data.COLOURS.items():
+        found = re.findall(rf"--{role}: #(..)(..)(..);", page)
+        assert len(found) == 2 and f"color: var(--{role})" in page
+        for channels in found:
+            hue, _, _ = colorsys.rgb_to_hsv(*(int(channel, 16) / 255 for channel in channels))
+            assert abs(hue * 360 - ANSI[colour]) < 25
+
+
 # ---- bad clients ----
 
 
@@ -779,7 +860,10 @@ def test_who_leaves_the_queue_is_not_played(model, frame, monkeypatch):
         first = raw(server, ASKED)
         while not server.parrot.ids:
             time.sleep(0.01)
-        raw(server, ASKED).close()
+        second = raw(server, ASKED)
+        while server.passes.inside < 2:
+            time.sleep(0.01)
+        second.close()
         while server.passes.inside > 1:
             time.sleep(0.01)
         wait.set()
@@ -804,6 +888,8 @@ def test_a_slow_reader_keeps_nobodys_place(model, frame, monkeypatch):
         while len(server.parrot.ids) < 2:
             time.sleep(0.01)
         assert server.ask({"messages": [USER], "max_tokens": 5})[0] == 200
+        while server.server.busy > 1:
+            time.sleep(0.01)
         assert server.server.busy == 1, "the slow one is not done"
         received = b""
         while part := slow.recv(4096):
@@ -825,7 +911,7 @@ def small_buffer(process_request):
 
 
 def test_half_a_request_costs_its_own_connection(model, frame, monkeypatch):
-    monkeypatch.setattr(web.Handler, "timeout", 0.2)
+    monkeypatch.setattr(web.Handler, "timeout", 0.5)
     with live(model, frame, says) as server:
         stuck = [raw(server, ASKED, size) for size in (0, 10, 100)]
         stuck.append(socket.create_connection(server.address))
@@ -869,6 +955,25 @@ def test_a_connection_serves_several_requests(server):
     connection.close()
 
 
+def test_an_answered_episode_leaves_memory_at_once(server, monkeypatch):
+    """Its cache is large, and a garbage collection may be far off."""
+    alive = weakref.WeakSet()
+
+    def watched(*args, **options) -> Episode:
+        episode = Episode(*args, **options)
+        alive.add(episode)
+        return episode
+
+    monkeypatch.setattr(serve, "Episode", watched)
+    gc.collect()
+    gc.disable()
+    try:
+        assert server.ask(ASKED)[0] == 200 and server.stream(ASKED) and idle(server)
+        assert not alive
+    finally:
+        gc.enable()
+
+
 def test_load(model, frame):
     """16 clients, 100 requests, 30 invalid, some vanish: each valid one gets its own answer, once."""
 
@@ -899,10 +1004,18 @@ def test_load(model, frame):
 
 def test_ctrl_c_ends_clean_in_the_middle_of_an_answer(folders, tmp_path):
     command = [sys.executable, "serve.py", "--model", folders[0], "--adapter", folders[1], "--port", "0"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
+    )
     port = int(re.search(r":(\d+);", process.stdout.readline())[1])
     connection = socket.create_connection(("127.0.0.1", port))
-    text = json.dumps({"messages": [USER], "stream": True, "max_tokens": 1900}).encode()
+    body = {"messages": [USER], "stream": True, "max_tokens": 1900, "temperature": 1, "seed": 1}
+    text = json.dumps(body).encode()
     connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
     received = connection.recv(1000)
     process.send_signal(signal.SIGINT)

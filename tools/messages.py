@@ -18,6 +18,7 @@ summarizer says.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -405,7 +406,9 @@ def finish_call(text: str) -> dict:
 
 # ---- a response ----
 
-AHEAD = 6  # characters of a reasoner's text that may be the beginning of its last line: `\n“Next`
+# What may become the line that names the next role (data.NEXT): from its colon on, and how long it is before
+MAYBE = re.compile(r"(?:^|\s)[“”]?next:\s{0,4}[\"'*`<“”]{0,3}[a-z]{0,10}[\"'*`>.“”\s]*\Z", re.IGNORECASE)
+AHEAD = 6
 
 
 class Reply:
@@ -452,7 +455,8 @@ class Reply:
         elif role == "summarizer":
             self.pass_on("content", self.text[: first_stop(self.text, self.request.stop)])
         elif role in ("executor", "observation") and self.domain == "math":
-            self.send({"reasoning_content": f"\n\n{role}:\n{self.text}\n\n"})
+            end = "\n\n" if role == "observation" else ""
+            self.send({"reasoning_content": f"\n\n{role}:\n{self.text}{end}"})
 
     def pass_on(self, name: str, text: str) -> None:
         """Send what is new in `text`."""
@@ -479,9 +483,9 @@ class Reply:
 
 
 def unsure_from(text: str) -> int:
-    """Where in a reasoner's text the line that names the next role may begin (data.NEXT)."""
-    found = text.lower().rfind("next:")
-    return max(found - 2 if found >= 0 else len(text) - AHEAD, 0)
+    """Where in a reasoner's text the line that names the next role may begin."""
+    found = MAYBE.search(text)
+    return found.start() if found else max(len(text) - AHEAD, 0)
 
 
 def first_stop(text: str, stop: list[str]) -> int | None:

@@ -32,16 +32,14 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close
 
 
 class Server(ThreadingMixIn, TCPServer):
-    """A thread for each connection. Without a key only this machine may use it. Raises UserError."""
+    """A thread for each connection. Raises UserError where it cannot listen."""
 
     daemon_threads, allow_reuse_address, request_queue_size = True, True, 256
 
     def __init__(self, host: str, port: int, handler: type, key: str = ""):
         self.key, self.lock = key, Lock()
-        self.connections = self.bodies = 0
+        self.connections = self.busy = self.bodies = 0  # busy: requests that are being answered
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        if not key and not is_local(host):
-            raise UserError(f"--host: got {host} and no --key; anybody could use it, so give --key a secret")
         try:
             super().__init__((host, port), handler)
         except OSError as error:
@@ -88,6 +86,19 @@ def is_local(host: str | None) -> bool:
         return False
 
 
+def name_of(host: str) -> str | None:
+    """A Host header without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def written(value: dict) -> str:
+    """JSON in which nothing looks like markup, for whoever shows it as what it is not."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
 class Handler(BaseHTTPRequestHandler):
     """What one connection asks: `answer` says what comes, or raises Refusal."""
 
@@ -102,6 +113,12 @@ class Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def do_GET(self) -> None:
+        with self.server.count("busy", 1):
+            self.answer_or_refuse()
+
+    do_POST = do_GET
+
+    def answer_or_refuse(self) -> None:
         self.events, self.left = None, self.length()
         try:
             self.check_client()
@@ -115,21 +132,19 @@ class Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             self.close_connection = True
 
-    do_POST = do_GET
-
     # ---- what comes ----
 
     def check_client(self) -> None:
         """The key; without one, no web page from elsewhere may use what this machine can. Raises Refusal."""
         if self.server.key:
-            sent = self.headers.get("Authorization", "").encode()
+            sent = self.headers.get("Authorization", "").encode("latin-1")
             if not (self.is_open() or hmac.compare_digest(sent, f"Bearer {self.server.key}".encode())):
                 raise Refusal("wrong or missing key", code="invalid_api_key", status=401)
             return
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        if host and not is_local(urlsplit(f"//{host}").hostname):
+        if host and not is_local(name_of(host)):
             raise Refusal(f"Host: got {host[:60]!r}, wanted this machine's own name, or a --key", status=403)
-        if origin and urlsplit(origin).netloc != host:
+        if origin and origin.partition("://")[2] != host:
             raise Refusal(f"Origin: got {origin[:60]!r}, wanted a page of this server", status=403)
 
     def is_open(self) -> bool:
@@ -137,13 +152,15 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def length(self) -> int:
-        text = self.headers.get("Content-Length", "0")
-        return int(text) if re.fullmatch(r"\d{1,15}", text, re.ASCII) else -1
+        """Bytes that come as the body; -1 where that is not said, or not clearly."""
+        given = self.headers.get_all("Content-Length", ["0"])
+        clear = len(given) == 1 and re.fullmatch(r"\d{1,15}", given[0], re.ASCII)
+        return int(given[0]) if clear and "Transfer-Encoding" not in self.headers else -1
 
     @contextmanager
     def body(self) -> Iterator[bytes]:
         """The body, which counts among those in memory within it. Raises Refusal, ConnectionError."""
-        if self.left < 0 or "Content-Length" not in self.headers:
+        if self.left < 0:
             raise Refusal("wanted a Content-Length, once, and no other encoding", status=411)
         if self.left > BODY:
             got = f"body: got {self.left:,} bytes, wanted at most {BODY:,}"
@@ -176,11 +193,12 @@ class Handler(BaseHTTPRequestHandler):
     # ---- what goes ----
 
     def reply(self, value: dict, status: int = 200, headers: dict | None = None) -> None:
-        self.send(json.dumps(value).encode(), "application/json", status, headers)
+        self.send(written(value).encode(), "application/json", status, headers)
 
     def send(self, data: bytes, kind: str, status: int = 200, headers: dict | None = None) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": len(data), **(headers or {})}.items():
+        always = {"Content-Type": kind, "Content-Length": len(data), "X-Content-Type-Options": "nosniff"}
+        for name, value in (always | (headers or {})).items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
@@ -234,7 +252,7 @@ class Events:
 
     def send(self, value: dict | str) -> None:
         """Raises ConnectionError where the reader has left."""
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else written(value)
         self.waiting += f"data: {text}\n\n".encode()
         poll = select.poll()
         poll.register(self.connection, select.POLLOUT)
