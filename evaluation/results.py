@@ -39,7 +39,8 @@ SETTINGS = (
 )
 ROOT = Path(__file__).resolve().parent.parent
 # The code that decides them.
-CODE = ("*.py", "formats/*.py", "engine/*.py", "tools/*.py", "sources/*.py", "evaluation/*.py")
+PLACES = ("", "formats/", "engine/", "tools/", "sources/", "stages/", "evaluation/")
+CODE = tuple(f"{place}*.py" for place in PLACES)
 
 
 def header_of(args: Namespace, questions: list, model: Transformer, frame: Frame) -> dict:

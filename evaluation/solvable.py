@@ -125,7 +125,7 @@ def header_of(args: Namespace, endpoint: Endpoint, style: Style, lines: list[dic
 
     Raises UserError where the labels that a win rate is made of are those of another judge.
     """
-    code = [path for pattern in (*CODE, "stages/*.py") for path in sorted(ROOT.glob(pattern))]
+    code = [path for pattern in CODE for path in sorted(ROOT.glob(pattern))]
     judge = {
         "judge": endpoint.model,
         "judge_temperature": args.temperature,
