@@ -6,7 +6,7 @@
 A response is a reasoner's turn, whose words are its reasoning_content, and a turn of the role that it names:
 an executor's calls, which the client answers by tool messages, or a summarizer's content. No conversation is
 kept: a client sends all messages each time, best with reasoning_content as it came. tools/messages.py says
-what becomes of which field, docs/serve.md has examples. The page at / is for people.
+what becomes of which message, docs/serve.md has examples. The page at / is for people.
 
 Other than OpenAI's: the temperature is 0 unless a request says more, any name of a model will do, and calls
 that cannot be read come as content. In the domain math the executor's code is run here, in a sandbox, until
@@ -30,8 +30,9 @@ from engine.adapter import WEIGHTS
 from engine.serving import Closed, Full, Passes
 from formats.frames import Frame
 from model import Transformer
-from tools.messages import Refusal, Reply, Request, message_of, read_request
+from tools.messages import Refusal, Request, read_request
 from tools.mock import Tools
+from tools.replies import Reply, message_of
 from tools.sandbox import Sandbox
 from tools.web import Events, Handler, Server, is_local, policy
 
@@ -172,13 +173,11 @@ class Routes(Handler):
         paths[self.command, path]()
 
     def is_open(self) -> bool:
-        return self.path in ("/", "/health")
+        return self.path.partition("?")[0] in ("/", "/health")
 
     def page(self) -> None:
-        page = self.server.page
-        self.send(
-            page.encode(), "text/html; charset=utf-8", headers={"Content-Security-Policy": policy(page)}
-        )
+        headers = {"Content-Security-Policy": policy(self.server.page)}
+        self.send(self.server.page.encode(), "text/html; charset=utf-8", headers=headers)
 
     def health(self) -> None:
         server = self.server

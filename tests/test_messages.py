@@ -1,4 +1,4 @@
-"""tools/messages.py apart from HTTP: defaults of a request, and texts that are held back while they speak."""
+"""tools/messages.py and tools/replies.py apart from HTTP: defaults, and texts that are held back."""
 
 import json
 
@@ -6,7 +6,8 @@ import pytest
 from conftest import CLOCK
 
 from data import parse_next
-from tools.messages import Refusal, Reply, message_of, read_request
+from tools.messages import Refusal, read_request
+from tools.replies import Reply, message_of
 
 USER = {"role": "user", "content": "Hi"}
 

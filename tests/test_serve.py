@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import weakref
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -32,7 +33,7 @@ from agent import Episode
 from engine.generation import generate
 from formats.frames import Frame, load_frame
 from sources.toolbench import GIVE_UP
-from tools import messages
+from tools import replies
 from tools.mock import Tools
 
 ROOT = Path(serve.__file__).parent
@@ -112,7 +113,7 @@ def converse(server: Live, kept=lambda message: message, stream: bool = False) -
 def joined(events: list) -> dict:
     """As OpenAI's client adds up a stream."""
     assert events.pop() == "[DONE]"
-    return messages.message_of([event["choices"][0]["delta"] for event in events[1:]])
+    return replies.message_of([event["choices"][0]["delta"] for event in events[1:]])
 
 
 def on_this_machine(model, frame) -> tuple[Episode, list]:
@@ -898,7 +899,7 @@ def test_a_slow_reader_keeps_nobodys_place(model, frame, monkeypatch):
         deltas = [
             json.loads(line[6:]) for line in received.decode().split("\n") if line.startswith("data: {")
         ]
-        assert messages.message_of([d["choices"][0]["delta"] for d in deltas])["content"] == "la " * 300
+        assert replies.message_of([d["choices"][0]["delta"] for d in deltas])["content"] == "la " * 300
         slow.close()
 
 
@@ -1025,6 +1026,13 @@ def test_ctrl_c_ends_clean_in_the_middle_of_an_answer(folders, tmp_path):
     assert process.returncode == 130 and (out, err) == ("", "")
     assert b"about to stop" in received.splitlines()[-2]
     connection.close()
+
+
+def test_the_end_waits_for_those_in_work(capsys):
+    server = Namespace(busy=1, without_thoughts=3)
+    threading.Timer(0.05, setattr, (server, "busy", 0)).start()
+    serve.wait_for_the_last(server)
+    assert server.busy == 0 and "3 turns came back" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
