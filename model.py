@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cli import UserError
 from formats.checkpoint import (
     HEAD,
     ModelConfig,
@@ -395,10 +396,16 @@ class Transformer(nn.Module):
         """Fuse each norm, and each gate of an MLP, into one kernel; the first step then takes seconds more.
 
         The rest is matmuls and attention, which gain nothing, and would be compiled again for every packing.
+        Raises UserError where it does not work: no compiler, no folder for its files.
         """
         for module in self.modules():
             if isinstance(module, (RMSNorm, SwiGLU)):
                 module.compile(dynamic=True)
+        try:
+            self.model.norm(self.model.norm.weight[None])
+        except Exception as error:  # no common class
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"--compile: does not work here ({reason}); leave it out") from None
 
     def forward(self, *args, **kwargs) -> Tensor:
         """Logits [T, vocab]; arguments as in `hidden_states`."""

@@ -313,7 +313,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def wait_for_the_last(server: Endpoint) -> None:
     """Let those who are in work be told that the server stops."""
-    end = time.monotonic() + 2
+    end = time.monotonic() + 5
     while server.busy and time.monotonic() < end:
         time.sleep(0.01)
     if server.without_thoughts:

@@ -19,7 +19,7 @@ from formats.frames import load_frame
 from formats.prompts import PROMPTS
 from model import Transformer
 from tools.mock import Tools
-from train import main, parse_args
+from train import main
 
 ROOT = Path(__file__).parents[1]
 FIGURES = data.read_records(ROOT / "examples/figures.jsonl")
@@ -90,7 +90,8 @@ def test_the_wording_is_saved_with_the_adapter(tmp_path, capsys):
     for program, argv in ((agent.main, ["--query", "?"]), (evaluate.main, held_out)):
         assert run(program, [*argv, *flags]) == 2
         assert "was trained with paper; leave the flag out" in capsys.readouterr().err
-    assert parse_args(["--data", figures]).prompts == "short"
+    assert run(main, ["--data", figures, *small, "--output", str(tmp_path / "other")]) == 0
+    assert read_object(tmp_path / "other/adapter_config.json", "a config")["prompts"] == "short"
 
 
 def letters(text: str) -> str:

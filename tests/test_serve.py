@@ -1018,7 +1018,9 @@ def test_ctrl_c_ends_clean_in_the_middle_of_an_answer(folders, tmp_path):
     body = {"messages": [USER], "stream": True, "max_tokens": 1900, "temperature": 1, "seed": 1}
     text = json.dumps(body).encode()
     connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
-    received = connection.recv(1000)
+    received = b""
+    while b"reasoning_content" not in received:
+        received += connection.recv(1000)
     process.send_signal(signal.SIGINT)
     while part := connection.recv(1000):
         received += part
