@@ -31,6 +31,12 @@ def test_defaults():
     assert request.seed != read().seed and read(seed=7).seed == 7 and read(top_p=0).top_p == 0
 
 
+def test_two_messages_of_the_user_are_one():
+    """As evaluate.py joins them in the questions of BFCL that have two."""
+    request = read(messages=[USER, {"role": "user", "content": "What time is it?"}])
+    assert request.turns == [{"role": "user", "content": "Hi\n\nWhat time is it?"}]
+
+
 def test_a_refusal_is_a_servers_or_a_clients():
     assert Refusal("x", status=503).body()["error"]["type"] == "server_error"
     assert Refusal("x", "n", "c").body()["error"] == {

@@ -243,7 +243,7 @@ def read_choice(choice: str | dict | None, tools: list[dict]) -> tuple[str | Non
 
 FOLLOWS = {  # who may speak next
     "nobody": ("user",),
-    "user": ("assistant",),
+    "user": ("assistant", "user"),  # of BFCL's questions three go on in a second message
     "calls": ("tool",),  # the assistant has made calls
     "tool": ("assistant", "user"),  # and they are answered
     "answer": ("user",),  # the assistant has answered
@@ -264,7 +264,9 @@ def read_messages(messages: list[dict], finish: bool, thoughts: str) -> tuple[st
             continue
         if role not in FOLLOWS[last]:
             refuse(f"{at}.role", f"got {role!r:.60}, wanted {wanted_next(last, made)}")
-        if role == "user":
+        if role == "user" and last == "user":
+            turns[-1]["content"] += f"\n\n{text_of(message, at)}"
+        elif role == "user":
             turns.append({"role": "user", "content": text_of(message, at)})
             last = "user"
         elif role == "assistant":
