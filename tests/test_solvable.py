@@ -211,10 +211,10 @@ def test_queries_without_an_answer_count_and_the_published_rate_stands_beside():
 
 
 def test_average_is_the_plain_mean_over_sets():
-    lines = labelled(["SSS", "UUU", "UUU", "UUU"]) + labelled(["SSU"], "G2_category")
+    lines = labelled(["SSS", "UUU", "UUU", "UUU"], "G1_category") + labelled(["SSU"], "G1_tool")
     table = pass_rate.table(HEADER, lines)
     assert cells(table, "Average")[1].strip() == "45.8 ± 23.6"  # rounds: (25 + 100) / 2 twice, (25 + 0) / 2
-    assert table.index("G1_instruction") < table.index("G2_category") < table.index("Average")
+    assert table.index("G1_tool") < table.index("G1_category") < table.index("Average")  # as in the paper
 
 
 @staged
@@ -361,6 +361,9 @@ def test_as_published_missing_same_and_unlabelled_answers():
     assert vote("Noon.", None) == vote(None, None) == "candidate" and vote(None, "One.") == "reference"
     assert vote("Noon.", "One.", "?") is None
     assert {vote("Noon.", "Noon.", S, number) for number in range(9)} == {"candidate", "reference"}
+    line = pair("Noon.", "One.", published=True)  # which one stands first is drawn
+    firsts = {win_rate.decide(line, number, Judge(S, S, 0), Style()) for number in range(9)}
+    assert firsts == {"candidate", "reference"}
 
 
 # ---- prompts ----
