@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from threading import Thread
@@ -30,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 import data
-from cli import UserError, remove_left_overs, write_whole
+from cli import UserError, open_file, remove_left_overs, write_whole
 from data import Example
 from engine.tensors import CHECKSUM, load_file, save_file
 from formats.frames import Frame, load_frame
@@ -148,37 +149,32 @@ def flatten(examples: Iterable[Example]) -> dict[str, bytearray]:
     return flat
 
 
-def read_chunks(path: str | Path) -> Iterator[list[tuple[int, bytes]]]:
-    """CHUNK lines at a time, each with its number. Raises UserError."""
-    lines = data.numbered_lines(path)
-    while chunk := list(islice(lines, CHUNK)):
-        yield chunk
-
-
-def render_chunk(path: str | Path, frame: Frame, chunk: list[tuple[int, bytes]]) -> dict[str, bytearray]:
-    """Lines of a file checked and rendered, as `flatten` gives them. Raises UserError for the first fault."""
-    records = (data.read_line(line, f"{path}:{number}") for number, line in chunk)
+def render_lines(path: str | Path, frame: Frame, lines: Iterable[tuple[int, bytes]]) -> dict[str, bytearray]:
+    """Numbered lines of a file checked and rendered, as `flatten` gives them. Raises UserError."""
+    records = (data.read_line(line, f"{path}:{number}") for number, line in lines)
     return flatten(data.render(record, frame) for record in records)
 
 
 def render_here(path: str | Path, frame: Frame) -> Iterator[dict[str, bytearray]]:
-    """The chunks of a file, rendered by this process. Raises UserError."""
-    for chunk in read_chunks(path):
-        yield render_chunk(path, frame, chunk)
+    """A file in chunks of CHUNK lines, rendered by this process. Raises UserError for the first fault."""
+    lines = data.numbered_lines(path)
+    while chunk := list(islice(lines, CHUNK)):
+        yield render_lines(path, frame, chunk)
 
 
 def render_in_workers(path: str | Path, frame: Frame, workers: int) -> Iterator[dict[str, bytearray]]:
     """The same, rendered by several processes, in the order of the file; few chunks are ahead of the reader.
 
     Workers are spawned, not forked, as threads may run here; and they load the tokenizer for themselves, as
-    one that is sent forgets settings.
+    one that is sent forgets settings. They are told where their lines stand and read them for themselves:
+    with lines in the pipe to a worker that is killed, Python 3.10 waits for ever.
     """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     begun: deque[Future] = deque()
     source = frame.folder, frame.name, frame.prompts
     try:
-        for chunk in read_chunks(path):
-            begun.append(pool.submit(work, path, source, chunk))
+        for span in spans(path):
+            begun.append(pool.submit(work, path, source, *span))
             if len(begun) > AHEAD * workers:
                 yield begun.popleft().result()
         while begun:
@@ -202,9 +198,23 @@ def start_worker() -> None:
     Thread(target=end_with_parent, daemon=True).start()
 
 
-def work(path: str | Path, source: tuple, chunk: list[tuple[int, bytes]]) -> dict[str, bytearray]:
-    """In a worker: render a chunk. source: the arguments of load_frame."""
-    return render_chunk(path, frame_of_worker(*source), chunk)
+def spans(path: str | Path) -> Iterator[tuple[int, int, int]]:
+    """Of CHUNK lines at a time the first one's number, where it begins, and the bytes of all."""
+    number, start = 1, 0
+    with open_file(path) as file:
+        while lines := list(islice(file, CHUNK)):
+            size = sum(map(len, lines))
+            yield number, start, size
+            number, start = number + len(lines), start + size
+
+
+def work(path: str | Path, source: tuple, number: int, start: int, size: int) -> dict[str, bytearray]:
+    """In a worker: render the lines of a span. source: the arguments of load_frame."""
+    with open_file(path) as file:
+        file.seek(start)
+        lines = enumerate(BytesIO(file.read(size)), number)
+    written = ((number, line) for number, line in lines if line.strip())
+    return render_lines(path, frame_of_worker(*source), written)
 
 
 frame_of_worker = lru_cache(load_frame)  # each worker loads it once
