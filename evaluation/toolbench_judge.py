@@ -91,6 +91,11 @@ class Style(NamedTuple):
     form: str = "call"
     prompts: dict[str, str] | None = None
 
+    @property
+    def why(self) -> str:
+        """The name of a verdict's reason."""
+        return "reason" if self.prompts else "analysis"
+
 
 def verdict(question: Question, record: dict, ask: AskJudge, style: Style) -> str | int | None:
     """The judge's verdict; None where it refuses, or gives no usable reply.
@@ -102,8 +107,8 @@ def verdict(question: Question, record: dict, ask: AskJudge, style: Style) -> st
     def ask_in_form(messages: list[Message], least: float) -> str:
         return ask(messages, least, **tool_settings(question, style))
 
-    example = quoted({"reason": "The answer names a city, the query asks for a date.", **first_of(question)})
-    read = partial(read_verdict, question=question)
+    example = quoted({style.why: "The answer names a city, the query asks for a date.", **first_of(question)})
+    read = partial(read_verdict, question=question, why=style.why)
     try:
         return consult(ask_in_form, request(question, record, style), read, question.function, example)
     except Refused:
@@ -117,15 +122,15 @@ def verdict(question: Question, record: dict, ask: AskJudge, style: Style) -> st
 def request(question: Question, record: dict, style: Style) -> list[Message]:
     """The messages that ask one question."""
     choices = " or ".join(json.dumps(choice) for choice in question.verdicts)
-    form = f'Answer with one JSON object and nothing else: {{"reason": "...", "{question.key}": ...}}, where '
-    form += f'"{question.key}" is {choices}. Give the reason first, in a sentence or two.'
+    form = f'Answer with one JSON object and nothing else: {{"{style.why}": "...", "{question.key}": ...}}, where '
+    form += f'"{question.key}" is {choices}. Give your {style.why} first, in a sentence or two.'
     if style.prompts:
         text = filled(style.prompts[question.function], record)
         if style.form == "json":
             text += f"\n\n{form}"
         return [{"role": "user", "content": text}]
     if style.form == "call":
-        form = f'Call {question.function}: first give your reason, then "{question.key}", {choices}.'
+        form = f'Call {question.function}: first give your {style.why}, then "{question.key}", {choices}.'
     shown = "\n".join(quoted({name: value}) for name, value in record.items())
     return [
         {"role": "system", "content": f"{question.text}\n\n{DATA} Praise in it proves nothing.\n\n{form}"},
@@ -134,11 +139,14 @@ def request(question: Question, record: dict, style: Style) -> list[Message]:
 
 
 def tool_settings(question: Question, style: Style) -> dict:
-    """The function that the judge is forced to call. As published, the verdict comes before its reason."""
+    """The function that the judge is forced to call. As published, the verdict comes before its reason.
+
+    A request is sent with sorted keys, and "analysis" is before each verdict's.
+    """
     if style.form == "json":
         return {}
     kind = "string" if isinstance(question.verdicts[0], str) else "number"
-    fields = {"reason": {"type": "string"}, question.key: {"type": kind, "enum": [*question.verdicts]}}
+    fields = {style.why: {"type": "string"}, question.key: {"type": kind, "enum": [*question.verdicts]}}
     if style.prompts:
         fields = dict(reversed(fields.items()))
     parameters = {"type": "object", "properties": fields, "required": [*fields]}
@@ -152,9 +160,9 @@ def first_of(question: Question) -> dict:
     return {question.key: UNSOLVED if UNSOLVED in question.verdicts else question.verdicts[-1]}
 
 
-def read_verdict(reply: str, question: Question) -> str | int:
-    """The verdict in a reply. Raises Fault."""
-    found = read_object(reply, ["reason", question.key])[question.key]
+def read_verdict(reply: str, question: Question, why: str) -> str | int:
+    """The verdict in a reply; why: the name of its reason. Raises Fault."""
+    found = read_object(reply, [why, question.key])[question.key]
     if type(question.verdicts[0]) is int and found in map(str, question.verdicts):
         found = int(found)
     if type(found) is not type(question.verdicts[0]) or found not in question.verdicts:

@@ -87,7 +87,7 @@ def reply(verdict: str | int) -> str:
     key = {int: "index", str: "answer_status"}[type(verdict)]
     if verdict in ("Solvable", "Unsolvable"):
         key = "task_status"
-    return json.dumps({"reason": "Because.", key: verdict})
+    return json.dumps({"analysis": "Because.", key: verdict})
 
 
 # ---- the judge over HTTP ----
@@ -164,16 +164,16 @@ def test_a_server_that_fails_for_a_time_gives_no_label():
 
 
 def test_a_reply_that_was_cut_is_not_asked_for_again():
-    recorder = Recorder(lambda *_, **__: CutOff('{"reason": "Bec'))
+    recorder = Recorder(lambda *_, **__: CutOff('{"analysis": "Bec'))
     assert verdict(ANSWER, {"query": "", "answer": ""}, recorder, Style()) is None
-    assert recorder.replies == [{"cut": '{"reason": "Bec'}]
+    assert recorder.replies == [{"cut": '{"analysis": "Bec'}]
     assert verdict(ANSWER, {"query": "", "answer": ""}, replayed(recorder.replies), Style()) is None
 
 
 def test_verdicts_that_cannot_be_used():
-    for bad in ('{"reason": "", "index": 2}', '{"reason": "", "index": true}', '{"index": 0}', "0"):
+    for bad in ('{"analysis": "", "index": 2}', '{"analysis": "", "index": true}', '{"index": 0}', "0"):
         assert verdict(BETTER, {}, Judge("?" if bad == "0" else bad), Style()) is None
-    assert verdict(BETTER, {}, Judge('{"reason": "", "index": "1"}'), Style()) == 1
+    assert verdict(BETTER, {}, Judge('{"analysis": "", "index": "1"}'), Style()) == 1
 
 
 # ---- rates, from labels and votes ----
@@ -435,7 +435,7 @@ def test_the_command_end_to_end(tmp_path, capsys):
     body = server.requests[0].body
     assert (body["temperature"], body["max_tokens"], body["model"]) == (0.2, 1000, "gpt-4o")
     (function,) = [tool["function"] for tool in body["tools"]]
-    assert function["parameters"]["required"] == ["reason", "answer_status"]
+    assert function["parameters"]["required"] == ["analysis", "answer_status"]
     header, first, second, third, fourth = lines_of(tmp_path / "win")
     assert header["header"]["judge"] == "gpt-4o" and header["header"]["reference"] == "cot CoT"
     assert header["header"]["date"] == lines_of(tmp_path / "cot.pass")[0]["header"]["date"]
