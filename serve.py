@@ -36,7 +36,7 @@ from tools.replies import Reply, message_of
 from tools.sandbox import Sandbox
 from tools.web import Events, Handler, Server, is_local, policy
 
-PAGE = HERE / "serve.html"
+PAGE = HERE / "tools" / "page.html"
 
 # ---- a response ----
 
