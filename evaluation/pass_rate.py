@@ -145,7 +145,7 @@ def table(header: dict, lines: list[dict]) -> str:
     """Pass rates of the sets, ours and as published, beside the paper's; whether rounds agree."""
     sets = by_set(lines)
     rows = [row_of(name, of_set) for name, of_set in sets.items()]
-    cells = [["", "queries", "pass rate", "95 % interval", "answered", "published"]]
+    cells = [["", "queries", "pass rate", "95 % interval", "played", "published"]]
     for row, of_set in zip(rows, sets.values(), strict=True):
         answered = [line for line in of_set if line["answer"]]
         rate = f"{row_of('', answered).column.accuracy:.1%}" if answered else "-"
