@@ -22,12 +22,13 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 import data
 from agent import HERE, Episode, load, model_arguments
 from cli import MOST, ArgumentParser, number, run
 from engine.adapter import WEIGHTS
-from engine.serving import Closed, Full, Passes
+from engine.serving import LOOK, Closed, Full, Passes
 from formats.frames import Frame
 from model import Transformer
 from tools.messages import Refusal, Request, read_request
@@ -52,7 +53,7 @@ class Response:
         self.passes = server.passes
         self.reply = Reply(request, send, server.args.domain, server.args.thoughts)
         self.left = request.max_tokens or server.args.max_tokens
-        self.spoken = self.cached = 0
+        self.spoken = self.cached = self.next_look = 0
         self.episode: Episode | None = self.listen()
         self.prompt = len(self.episode.ids)
 
@@ -87,8 +88,10 @@ class Response:
         for token in self.passes.speak(model, ids, max_new_tokens=limit, **options):
             self.spoken, self.left = self.spoken + 1, self.left - 1
             yield token
-            if self.gone():
-                raise ConnectionAbortedError
+            if time.monotonic() >= self.next_look:
+                self.next_look = time.monotonic() + LOOK
+                if self.gone():
+                    raise ConnectionAbortedError
             if self.reply.stopped:
                 return
 
@@ -304,11 +307,13 @@ def main(argv: list[str] | None = None) -> None:
     with ExitStack() as stack:
         passes = Passes(model, args.batch, args.queue)
         server = stack.enter_context(Endpoint(model, frame, passes, args))
+        Thread(target=server.serve_forever, daemon=True).start()
+        stack.callback(server.shutdown)
         stack.callback(wait_for_the_last, server)
         stack.enter_context(passes)
         host, port = server.server_address[:2]
         print(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends", flush=True)
-        server.serve_forever()
+        passes.run()
 
 
 def wait_for_the_last(server: Endpoint) -> None:

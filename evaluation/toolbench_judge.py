@@ -122,8 +122,8 @@ def verdict(question: Question, record: dict, ask: AskJudge, style: Style) -> st
 def request(question: Question, record: dict, style: Style) -> list[Message]:
     """The messages that ask one question."""
     choices = " or ".join(json.dumps(choice) for choice in question.verdicts)
-    form = f'Answer with one JSON object and nothing else: {{"{style.why}": "...", "{question.key}": ...}}, where '
-    form += f'"{question.key}" is {choices}. Give your {style.why} first, in a sentence or two.'
+    form = f'Answer with one JSON object and nothing else: {{"{style.why}": "...", "{question.key}": ...}}, '
+    form += f'where "{question.key}" is {choices}. Give your {style.why} first, in a sentence or two.'
     if style.prompts:
         text = filled(style.prompts[question.function], record)
         if style.form == "json":

@@ -78,6 +78,7 @@ def live(model, frame: Frame, says: Says | None = None, flags: str = "") -> Iter
     args = serve.parse_args(["--adapter", "", "--port", "0", *flags.split()])
     parrot = Parrot(frame, says) if says else None
     with Passes(model, args.batch, args.queue, advance=parrot) as passes:
+        threading.Thread(target=passes.run, daemon=True).start()
         with serve.Endpoint(model, frame, passes, args) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
             thread.start()

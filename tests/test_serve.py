@@ -784,7 +784,9 @@ def test_the_page_is_one_file_that_runs_no_script_but_its_own(server):
     connection, response = server.send("GET", f"/?{'<script>'}")
     with closing(connection):
         page = response.read().decode()
-    assert response.status == 200 and page == (ROOT / "tools/page.html").read_text("utf-8"), "nothing is put in"
+    assert response.status == 200 and page == (ROOT / "tools/page.html").read_text("utf-8"), (
+        "nothing is put in"
+    )
     policy = dict(rule.split(" ", 1) for rule in response.headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
     assert policy["frame-ancestors"] == "'none'" and policy["connect-src"] == "'self'"

@@ -2,7 +2,9 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -18,6 +20,14 @@ from model import KVCache
 def present() -> bool:
     """Whether the client has gone."""
     return False
+
+
+@contextmanager
+def passing(model, **options) -> Iterator[Passes]:
+    """Passes, made in a thread of their own."""
+    with Passes(model, **options) as passes:
+        threading.Thread(target=passes.run, daemon=True).start()
+        yield passes
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +57,7 @@ def test_many_at_once_are_as_one_alone(model, frame):
         list(generate(model, ids, role_ids=roles, role=1, max_new_tokens=10 + i))
         for i, (ids, roles) in enumerate(prompts)
     ]
-    with Passes(model, size=7) as passes, ThreadPoolExecutor(12) as pool:
+    with passing(model, size=7) as passes, ThreadPoolExecutor(12) as pool:
         passes.tokens = 1 << 30
         found = [
             pool.submit(speech, passes, list(ids), list(roles), 10 + i)
@@ -67,7 +77,7 @@ def test_a_sequence_joins_while_others_are_in_the_middle(model, frame):
             in_pass.set()
             assert go_on.wait(20)
 
-    with Passes(model, advance=advance) as passes, ThreadPoolExecutor(2) as pool:
+    with passing(model, advance=advance) as passes, ThreadPoolExecutor(2) as pool:
         first = pool.submit(speech, passes, *prompt(frame, "One?"), 60)
         assert in_pass.wait(20)
         second = pool.submit(speech, passes, *prompt(frame, "Two?"), 20)
@@ -80,7 +90,7 @@ def test_a_sequence_joins_while_others_are_in_the_middle(model, frame):
 
 def test_the_kept_sequence_with_most_in_common_gives_a_copy(model, frame):
     """A token in another role is another token."""
-    with Passes(model, keep=2) as passes:
+    with passing(model, keep=2) as passes:
         for text in ("Weather in Rome?", "Weather in Bali?", "Weather in Oslo?"):
             ids, roles = prompt(frame, text)
             speech(passes, ids, roles, 3)
@@ -97,7 +107,7 @@ def test_the_kept_sequence_with_most_in_common_gives_a_copy(model, frame):
 
 
 def test_a_conversation_that_goes_on_takes_the_place_of_what_it_was(model, frame):
-    with Passes(model) as passes:
+    with passing(model) as passes:
         ids, roles = prompt(frame, "Weather in Bali?")
         speech(passes, ids, roles, 3)
         speech(passes, [*ids], [*roles], 3)
@@ -110,7 +120,7 @@ def test_a_conversation_that_goes_on_takes_the_place_of_what_it_was(model, frame
 
 
 def test_what_is_reused_is_what_one_forward_gives(model, frame):
-    with Passes(model) as passes:
+    with passing(model) as passes:
         ids, roles = prompt(frame, "Weather in Bali?")
         speech(passes, ids, roles, 9)
         again, its_roles = prompt(frame, "Weather in Balikesir, please?")
@@ -126,7 +136,7 @@ def test_what_is_reused_is_what_one_forward_gives(model, frame):
 
 
 def test_a_stopped_episode_leaves_a_cache_of_what_it_has(model, frame):
-    with Passes(model) as passes:
+    with passing(model) as passes:
         ids, roles = prompt(frame, "Weather?")
         with pytest.raises(ConnectionAbortedError), passes.cache(ids, roles) as cache:
             options = {"role_ids": roles, "role": 0, "cache": cache, "max_new_tokens": 50}
@@ -143,7 +153,7 @@ def test_a_fault_is_theirs_who_were_in_the_pass(model, frame):
             raise RuntimeError("too long")
         next_tokens(model, sequences)
 
-    with Passes(model, advance=advance) as passes:
+    with passing(model, advance=advance) as passes:
         with pytest.raises(RuntimeError, match="too long"):
             speech(passes, *prompt(frame, "Bali " * 1000), 5)
         assert len(speech(passes, *prompt(frame, "Weather?"), 5)) == 5
@@ -151,7 +161,7 @@ def test_a_fault_is_theirs_who_were_in_the_pass(model, frame):
 
 
 def test_who_finds_no_place_waits_or_is_sent_away(model):
-    with Passes(model, size=1, queue=1) as passes, ThreadPoolExecutor(1) as pool:
+    with passing(model, size=1, queue=1) as passes, ThreadPoolExecutor(1) as pool:
         release = threading.Event()
 
         def hold() -> None:
@@ -182,11 +192,14 @@ def test_the_end_wakes_all(model, frame):
     passes = Passes(model, advance=advance)
     with ThreadPoolExecutor(4) as pool:
         with passes:
+            thread = threading.Thread(target=passes.run, daemon=True)
+            thread.start()
             spoken = [pool.submit(speech, passes, *prompt(frame, f"{i}?"), 500) for i in range(4)]
             assert began.wait(20)
         for each in spoken:
             with pytest.raises(Closed):
                 each.result(timeout=20)
-    assert not passes.thread.is_alive()
+    thread.join(20)
+    assert not thread.is_alive()
     with pytest.raises(Closed):
         speech(passes, *prompt(frame, "late?"), 5)
