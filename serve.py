@@ -278,7 +278,7 @@ def parse_args(argv: list[str] | None) -> Namespace:
     add("--host", default="127.0.0.1", help="address to listen at; other than this machine's own wants --key")
     add("--port", type=number(int, 0, 65535), default=8000, help="0: any that is free")
     add("--key", default="", metavar="TEXT", help="clients must send it as `Authorization: Bearer TEXT`")
-    add("--batch", type=number(int, 1, 256), default=16, help="responses at once; 1: exact repetition")
+    add("--batch", type=number(int, 1, 256), default=16, help="responses at once")
     add("--queue", type=number(int, 0, 4096), default=256, help="further ones that wait; more are sent away")
     add("--max-tokens", type=number(int, 1), default=1024,
         help="of one response, all turns together; a request's own limit goes first")
