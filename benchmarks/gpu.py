@@ -248,7 +248,7 @@ def generation(results: Results, args: argparse.Namespace) -> None:
     makers = {
         "base": lambda base: twin(base).eval(),
         "mor": lambda base: common.mor_model(base, MoRConfig()).eval(),
-        "transformers": lambda base: peers.llama_model(base, args).eval(),
+        "transformers": lambda base: peers.causal_model(base, args).eval(),
         "peft": lambda base: narrow(peers.peft_model(base, args)).eval(),
     }
     if not peers.without_peers(("peft",)):
